@@ -1,0 +1,65 @@
+"""`python -m executor`: the service in one process, on a gRPC port.
+
+One process on purpose: there is no parent that could outlive a dead worker, and memory holds PyTorch once. Signals:
+SIGTERM and SIGINT end it.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from jina.excepts import PortAlreadyUsed
+from jina.parsers import set_pod_parser
+from jina.serve.runtimes.asyncio import AsyncNewLoopRuntime
+from jina.serve.runtimes.worker.request_handling import WorkerRequestHandler
+
+from .errors import StartupError
+
+_CONFIG = Path(__file__).resolve().parent.parent / "config.yml"
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m executor",
+        description="Serves BLIP-2 over gRPC.",
+        epilog="Settings are in config.yml; each is overridable by an environment variable, e.g. BLIP2_MODEL.",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=54321, help="port to listen on (default: %(default)s)")
+    parser.add_argument("--config", type=Path, default=_CONFIG, help="config.yml to use (default: the project's)")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serves until a signal. Returns the exit status: 0 after a signal, 1 where the service cannot start."""
+    options = _parse(argv)
+    if not options.config.is_file():
+        return _fail(f"there is no configuration file {options.config}")
+    # fmt: off
+    args = set_pod_parser().parse_args([
+        "--name", "blip2", "--uses", str(options.config), "--host", options.host, "--port", str(options.port),
+    ])
+    # fmt: on
+    args.host = args.host[0] if isinstance(args.host, list) else args.host
+    args.port = args.port[0] if isinstance(args.port, list) else args.port
+    try:
+        runtime = AsyncNewLoopRuntime(args, req_handler_cls=WorkerRequestHandler)
+    except PortAlreadyUsed:
+        return _fail(f"port {options.port} is in use; choose another with --port")
+    except Exception as error:
+        # The Executor is loaded a second time under Jina's name for it, so the class is compared by name.
+        if type(error).__name__ == StartupError.__name__:
+            return _fail(str(error))
+        raise
+    with runtime:
+        runtime.run_forever()
+    return 0
+
+
+def _fail(message: str) -> int:
+    print(f"blip2: cannot start: {message}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

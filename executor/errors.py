@@ -1,0 +1,48 @@
+"""Every error that a client can see, and the one that an operator sees at start.
+
+Inside the service a fault of one document is a `RequestError`, raised once, where the cause is known. At the edge it
+becomes the text of `Response.error`: `CODE: what is wrong and what to do`. Nothing else about the server reaches a
+client: no path, no traceback, no exception class.
+"""
+
+from enum import Enum
+
+
+class ErrorCode(str, Enum):
+    """Stable codes: clients may compare them. The README says for each whether to fix the input or to try again."""
+
+    # The picture
+    NO_IMAGE = "NO_IMAGE"
+    UNSUPPORTED_SCHEME = "UNSUPPORTED_SCHEME"
+    ADDRESS_NOT_ALLOWED = "ADDRESS_NOT_ALLOWED"
+    IMAGE_NOT_FOUND = "IMAGE_NOT_FOUND"
+    FETCH_FAILED = "FETCH_FAILED"
+    FETCH_TIMED_OUT = "FETCH_TIMED_OUT"
+    IMAGE_TOO_LARGE = "IMAGE_TOO_LARGE"
+    TOO_MANY_PIXELS = "TOO_MANY_PIXELS"
+    NOT_AN_IMAGE = "NOT_AN_IMAGE"
+    CORRUPT_IMAGE = "CORRUPT_IMAGE"
+    # The question
+    EMPTY_PROMPT = "EMPTY_PROMPT"
+    PROMPT_TOO_LONG = "PROMPT_TOO_LONG"
+    INVALID_OPTIONS = "INVALID_OPTIONS"
+    # The service
+    OVERLOADED = "OVERLOADED"
+    INTERNAL = "INTERNAL"
+
+
+class RequestError(Exception):
+    """One document's fault. `str()` of it is what the client reads.
+
+    Args:
+        code: the cause.
+        message: one sentence for the client: what is wrong and what to do.
+    """
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(f"{code.value}: {message}")
+        self.code = code
+
+
+class StartupError(Exception):
+    """The service cannot start as configured. The message names the setting and what to do."""

@@ -1,0 +1,134 @@
+"""The endpoint: documents in, documents out.
+
+Knows Jina and the order of things; the work itself is done in `images`, `prompts`, `batcher` and `model`.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from docarray import DocList
+from jina import Executor, requests
+
+from . import checkpoint, prompts
+from .batcher import Batcher
+from .batching import BatchingOptions
+from .errors import ErrorCode, RequestError
+from .generation import OPTION_NAMES, GenerationOptions
+from .images import ImageLimits, ImageLoader
+from .model import Blip2Model
+from .schemas import ImagePrompt, Response
+from .settings import Settings, keywords_from_settings
+
+_JINA_PARAMETERS = frozenset({"__results__"})
+"""Keys that Jina's own client and gateway put into every request's `parameters`."""
+
+
+class _Question(NamedTuple):
+    """A document on its way through the device."""
+
+    pixels: torch.Tensor
+    token_ids: list[int]
+    options: GenerationOptions
+
+
+class Blip2Executor(Executor):
+    """Visual question answering with BLIP-2.
+
+    Args:
+        settings: the fields of `executor.settings.Settings`; the environment (`BLIP2_<NAME>`) wins over them.
+
+    Raises:
+        StartupError: a setting, the device or the checkpoint is not as it must be.
+    """
+
+    @keywords_from_settings
+    def __init__(
+        self,
+        metas: dict[str, Any] | None = None,
+        requests: dict[str, Any] | None = None,
+        runtime_args: dict[str, Any] | None = None,
+        workspace: str | None = None,
+        dynamic_batching: dict[str, Any] | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(
+            metas=metas,
+            requests=requests,
+            runtime_args=runtime_args,
+            workspace=workspace,
+            dynamic_batching=dynamic_batching,
+        )
+        batching = BatchingOptions.resolve(getattr(self, "dynamic_batching", {}))
+        self.dynamic_batching: dict[str, Any] = {}  # taken over: nothing is left for Jina's queue
+        self.settings = Settings.resolve(settings)
+        for warning in Settings.unknown_environment():
+            self.logger.warning(warning)
+        self._defaults = self.settings.generation_options()
+        self._model = Blip2Model(self._load_checkpoint(), self.settings.max_prompt_tokens)
+        self._images = ImageLoader(
+            self._model.image_size,
+            self._model.resample,
+            ImageLimits(**{name: getattr(self.settings, name) for name in ImageLimits.__dataclass_fields__}),
+            self.settings.decode_threads,
+        )
+        self._batcher: Batcher[_Question, str] = Batcher(
+            self._answer_batch, batching.preferred_batch_size, batching.timeout / 1000, self.settings.max_queue
+        )
+        # Enough to keep the device busy; the rest of a long request waits here and not in everybody's queue.
+        self._documents_in_flight = 2 * batching.preferred_batch_size
+        self.logger.info(f"batches of at most {batching.preferred_batch_size}, waiting at most {batching.timeout:g} ms")
+
+    @requests
+    async def vqa(self, docs: DocList[ImagePrompt], parameters: dict = {}, **kwargs: Any) -> DocList[Response]:  # type: ignore[type-arg]  # noqa: B006
+        """Answers each document, in order, under its own id. A fault of one document is that document's `error`.
+
+        Args:
+            docs: pictures and prompts.
+            parameters: generation options for all documents of the request.
+        """
+        options = {name: value for name, value in (parameters or {}).items() if name not in _JINA_PARAMETERS}
+        slots = asyncio.Semaphore(self._documents_in_flight)
+        return DocList[Response](await asyncio.gather(*(self._respond(doc, options, slots) for doc in docs)))
+
+    def close(self) -> None:
+        """Finishes the batch that runs and frees threads and connections."""
+        self._batcher.close()
+        self._images.close()
+
+    async def _respond(self, doc: ImagePrompt, parameters: dict[str, Any], slots: asyncio.Semaphore) -> Response:
+        try:
+            async with slots:
+                return Response(id=doc.id, answer=await self._answer(doc, parameters))
+        except RequestError as error:
+            return Response(id=doc.id, error=str(error))
+        except Exception:
+            reference = uuid.uuid4().hex[:12]
+            self.logger.exception(f"unexpected error, reference {reference}")
+            message = f"the service failed on this document; report reference {reference} to its operator."
+            return Response(id=doc.id, error=str(RequestError(ErrorCode.INTERNAL, message)))
+
+    async def _answer(self, doc: ImagePrompt, parameters: dict[str, Any]) -> str:
+        own = {name: value for name in OPTION_NAMES if (value := getattr(doc, name)) is not None}
+        options = self._defaults.merged(parameters, own)
+        token_ids = self._model.tokenize(prompts.render(doc.prompt, self.settings.prompt_template))
+        pixels = await self._images.load(doc.img, doc.img_bytes)
+        # An answer with a seed depends on its own random numbers only, so it travels alone.
+        key = (options, uuid.uuid4() if options.seed is not None else None)
+        return await asyncio.wrap_future(self._batcher.submit(_Question(pixels, token_ids, options), key))
+
+    def _answer_batch(self, questions: Sequence[_Question]) -> list[str]:
+        features = self._model.encode_images(torch.stack([question.pixels for question in questions]))
+        return self._model.generate(features, [question.token_ids for question in questions], questions[0].options)
+
+    def _load_checkpoint(self) -> checkpoint.Checkpoint:
+        settings = self.settings
+        self.logger.info(f"loading {settings.model} on {settings.device} as {settings.dtype}")
+        loaded = checkpoint.load(settings.model, settings.revision, settings.device, settings.dtype)
+        self.logger.info(
+            f"loaded {loaded.model.num_parameters():,} parameters on {loaded.device} "
+            f"as {str(loaded.dtype).removeprefix('torch.')}"
+        )
+        return loaded

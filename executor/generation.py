@@ -1,0 +1,106 @@
+"""Generation options: validated, hashable, with defaults.
+
+One `GenerationOptions` is what a client may choose for a document. Documents with equal options travel in one batch,
+so options are put into a canonical form: what has no effect does not split a batch.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import ErrorCode, RequestError
+
+
+class GenerationOptions(BaseModel):
+    """How an answer is generated. The defaults are those of the original article: greedy, at most 20 new tokens.
+
+    The meaning of each option is that of transformers' `GenerationConfig`. The ranges bound what one document can cost.
+    Sampling is on where `do_sample` says so, or where it says nothing and `temperature`, `top_p` or `top_k` is given.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    max_new_tokens: int = Field(default=20, ge=1, le=256, description="longest answer, in tokens")
+    min_new_tokens: int = Field(default=0, ge=0, le=256, description="shortest answer, in tokens")
+    num_beams: int = Field(default=1, ge=1, le=16, description="beams of the search; 1 is greedy")
+    length_penalty: float = Field(
+        default=1.0, ge=-10, le=10, description="with beams: above 0 favours long answers, below 0 short ones"
+    )
+    repetition_penalty: float = Field(default=1.0, ge=0.1, le=10, description="above 1 discourages repetition")
+    no_repeat_ngram_size: int = Field(default=0, ge=0, le=20, description="n-grams of this size occur once; 0 is off")
+    do_sample: bool | None = Field(default=None, description="draw tokens at random instead of taking the likeliest")
+    temperature: float | None = Field(
+        default=None, ge=0.01, le=10, description="sampling: flatness of the distribution"
+    )
+    top_p: float | None = Field(default=None, gt=0, le=1, description="sampling: only the likeliest with this mass")
+    top_k: int | None = Field(default=None, ge=1, le=1000, description="sampling: only this many likeliest")
+    seed: int | None = Field(default=None, ge=0, lt=2**31, description="sampling: makes the answer repeatable")
+
+    @model_validator(mode="after")
+    def _agree(self) -> "GenerationOptions":
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError(f"min_new_tokens ({self.min_new_tokens}) is above max_new_tokens ({self.max_new_tokens})")
+        if self.samples and self.num_beams > 1:
+            raise ValueError("sampling (do_sample, temperature, top_p, top_k) needs num_beams 1")
+        return self
+
+    @property
+    def samples(self) -> bool:
+        """Whether tokens are drawn at random."""
+        if self.do_sample is not None:
+            return self.do_sample
+        return any(value is not None for value in (self.temperature, self.top_p, self.top_k))
+
+    def merged(self, *overrides: Mapping[str, Any]) -> "GenerationOptions":
+        """These options with `overrides` on top, the last one winning, in canonical form.
+
+        Raises:
+            RequestError: `INVALID_OPTIONS` for an unknown name, a wrong type or a value out of range.
+        """
+        values = self.model_dump()
+        for override in overrides:
+            values |= override
+        try:
+            return GenerationOptions(**values).canonical()
+        except ValidationError as error:
+            raise RequestError(ErrorCode.INVALID_OPTIONS, _explain(error)) from None
+
+    def canonical(self) -> "GenerationOptions":
+        """Equal for options that generate the same: what has no effect here is at its default."""
+        without_effect: dict[str, Any] = {"do_sample": self.samples}
+        if not self.samples:
+            without_effect |= {"temperature": None, "top_p": None, "top_k": None, "seed": None}
+        if self.num_beams == 1:
+            without_effect |= {"length_penalty": 1.0}
+        return self.model_copy(update=without_effect)
+
+    def generate_kwargs(self) -> dict[str, Any]:
+        """Arguments for transformers' `generate`, all of them explicit: a checkpoint's own defaults have no say."""
+        kwargs = self.model_dump(exclude={"do_sample", "temperature", "top_p", "top_k", "seed"})
+        kwargs["do_sample"] = self.samples
+        if self.samples:
+            # 1.0 and 0 are transformers' values for "off".
+            kwargs |= {"temperature": self.temperature or 1.0, "top_p": self.top_p or 1.0, "top_k": self.top_k or 0}
+        return kwargs
+
+
+OPTION_NAMES = frozenset(GenerationOptions.model_fields)
+
+
+def _explain(error: ValidationError) -> str:
+    """pydantic's findings in one line, without the client's own values."""
+    findings = []
+    for finding in error.errors(include_input=False, include_url=False):
+        name = ".".join(str(part) for part in finding["loc"])
+        if finding["type"] == "extra_forbidden":
+            findings.append(f"there is no option '{name[:40]}'")
+        elif name:
+            findings.append(f"'{name}': {_lower_first(finding['msg'])}")
+        else:
+            findings.append(_lower_first(finding["msg"].removeprefix("Value error, ")))
+    return f"{'; '.join(findings)}. The options are: {', '.join(GenerationOptions.model_fields)}."
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]

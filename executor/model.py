@@ -1,0 +1,171 @@
+"""The checkpoint on its device: encodes pictures, generates text.
+
+Knows torch and transformers; knows nothing of Jina, of requests or of queues. `tokenize` belongs to one thread,
+everything else to one other.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from .checkpoint import Checkpoint
+from .errors import ErrorCode, RequestError, StartupError
+from .generation import GenerationOptions
+
+_LONGEST_PIECE = 16
+"""Characters; SentencePiece's default `max_sentencepiece_length`. Text is measured by it before it is tokenised."""
+
+
+class Blip2Model:
+    """BLIP-2 for a batch of pictures and prompts.
+
+    The same document gives the same answer alone and in any batch (exactly in float32): rows are padded on the right
+    for encoder-decoder models and on the left, before the picture, for decoder-only ones.
+
+    Args:
+        checkpoint: from `executor.checkpoint.load`.
+        max_prompt_tokens: longest prompt, in tokens, without the picture's.
+
+    Attributes:
+        image_size: (height, width) in pixels of the pictures.
+        resample: Pillow's filter with which they were resized.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, max_prompt_tokens: int) -> None:
+        self._model = checkpoint.model
+        self._tokenizer = checkpoint.processor.tokenizer
+        # A fast tokenizer refuses to encode in one thread while another one decodes ("Already borrowed").
+        self._decoder = copy.deepcopy(self._tokenizer)
+        self._device = checkpoint.device
+        self._max_prompt_tokens = max_prompt_tokens
+        self._language_model = self._model.language_model
+        self._is_encoder_decoder = bool(self._language_model.config.is_encoder_decoder)
+        self._image_token_id = int(self._model.config.image_token_index)
+        self._num_query_tokens = self._model.config.num_query_tokens
+        self._pad_token_id = self._tokenizer.pad_token_id
+        image_processor = checkpoint.processor.image_processor
+        self.image_size = _size(image_processor)
+        self.resample = int(image_processor.resample)
+        self._normalised = _normalised_levels(image_processor).to(self._device)
+
+    def tokenize(self, prompt: str) -> list[int]:
+        """Token ids of a prompt, with the tokenizer's own begin and end. One thread at a time, beside `generate`'s.
+
+        Special tokens in the text (`<image>`, `</s>`, `<pad>`) are read as plain text.
+
+        Raises:
+            RequestError: `PROMPT_TOO_LONG`.
+        """
+        token_ids: list[int] = []
+        if len(prompt) <= self._max_prompt_tokens * _LONGEST_PIECE:
+            token_ids = self._tokenizer(prompt, split_special_tokens=True).input_ids
+        if not 0 < len(token_ids) <= self._max_prompt_tokens:
+            raise RequestError(
+                ErrorCode.PROMPT_TOO_LONG,
+                f"the prompt has more than {self._max_prompt_tokens} tokens (max_prompt_tokens); send a shorter one.",
+            )
+        return token_ids
+
+    @torch.inference_mode()
+    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
+        """What the language model sees of each picture.
+
+        Args:
+            pixels: uint8 tensor of shape (batch, 3, height, width).
+
+        Returns:
+            Tensor of shape (batch, num_query_tokens, hidden), in the language model's dtype, on the device.
+        """
+        levels = pixels.to(self._device).to(torch.int64)
+        channels = torch.arange(3, device=self._device).view(1, 3, 1, 1)
+        pixel_values = self._normalised[channels, levels].to(self._model.vision_model.dtype)
+        features: torch.Tensor = self._model.get_image_features(pixel_values).pooler_output
+        return features
+
+    @torch.inference_mode()
+    def generate(
+        self, features: torch.Tensor, prompts: Sequence[Sequence[int]], options: GenerationOptions
+    ) -> list[str]:
+        """One answer per row.
+
+        Args:
+            features: from `encode_images`, one row per prompt.
+            prompts: token ids from `tokenize`.
+            options: the same for every row. With a `seed` there must be one row: the answer depends on nothing else.
+
+        Returns:
+            Answers without special tokens and surrounding white space.
+        """
+        input_ids, attention_mask = self._pad(prompts)
+        embeddings = self._language_model.get_input_embeddings()(input_ids)
+        is_image = torch.eq(input_ids, self._image_token_id).unsqueeze(-1)
+        inputs: dict[str, Any] = {
+            "inputs_embeds": embeddings.masked_scatter(is_image, features.to(embeddings.dtype)),
+            "attention_mask": attention_mask,
+        }
+        if not self._is_encoder_decoder:
+            # As in `Blip2ForConditionalGeneration.generate`: penalties on repetition see the prompt.
+            inputs["input_ids"] = input_ids
+        with _Seeded(options.seed, self._device):
+            tokens = self._language_model.generate(**inputs, **options.generate_kwargs())
+        if not self._is_encoder_decoder:
+            tokens = tokens[:, input_ids.shape[1] :]
+        return [answer.strip() for answer in self._decoder.batch_decode(tokens, skip_special_tokens=True)]
+
+    def _pad(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(input ids, attention mask), both int64 of shape (batch, length), with the picture's tokens first."""
+        picture = [self._image_token_id] * self._num_query_tokens
+        length = len(picture) + max(len(prompt) for prompt in prompts)
+        ids, mask = [], []
+        for prompt in prompts:
+            row = [*picture, *prompt]
+            padding = length - len(row)
+            if self._is_encoder_decoder:
+                ids.append(row + [self._pad_token_id] * padding)
+                mask.append([1] * len(row) + [0] * padding)
+            else:
+                ids.append([self._pad_token_id] * padding + row)
+                mask.append([0] * padding + [1] * len(row))
+        return torch.tensor(ids, device=self._device), torch.tensor(mask, device=self._device)
+
+
+class _Seeded:
+    """Repeatable random numbers inside, and no effect on those outside."""
+
+    def __init__(self, seed: int | None, device: torch.device) -> None:
+        self._seed = seed
+        self._fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [], enabled=seed is not None)
+
+    def __enter__(self) -> None:
+        self._fork.__enter__()
+        if self._seed is not None:
+            torch.manual_seed(self._seed)
+
+    def __exit__(self, *error: Any) -> None:
+        self._fork.__exit__(*error)
+
+
+def _size(image_processor: Any) -> tuple[int, int]:
+    steps = ("do_convert_rgb", "do_resize", "do_rescale", "do_normalize")
+    unsupported = not all(getattr(image_processor, step) for step in steps)
+    size = image_processor.size
+    if unsupported or getattr(image_processor, "do_center_crop", None) or not (size.height and size.width):
+        raise StartupError(
+            "the checkpoint's image processor is not BLIP-2's: it must convert to RGB, resize to a height and a width, "
+            "rescale and normalise, and nothing else"
+        )
+    return size.height, size.width
+
+
+def _normalised_levels(image_processor: Any) -> torch.Tensor:
+    """The image processor's value for each channel and grey level: float32 of shape (3, 256).
+
+    A table made by the processor itself is exact on every device, whatever the arithmetic there.
+    """
+    levels = np.broadcast_to(np.arange(256, dtype=np.uint8), (3, 1, 256))
+    rescaled = image_processor.rescale(levels, image_processor.rescale_factor)
+    normalised = image_processor.normalize(rescaled, image_processor.image_mean, image_processor.image_std)
+    return torch.from_numpy(np.asarray(normalised, dtype=np.float32).reshape(3, 256))

@@ -1,0 +1,59 @@
+"""The DocArray documents on the wire.
+
+Only field names matter to DocArray: a client that declares just `ImagePrompt(img, prompt)` and `Response(answer)`
+works. All other fields are optional and stay so.
+"""
+
+from typing import Any
+
+from docarray import BaseDoc
+from docarray.proto import NodeProto
+
+_SCALARS = ("text", "blob", "integer", "float", "boolean")
+
+
+class ImagePrompt(BaseDoc):
+    """A picture and what is asked of it.
+
+    `img` is an `http(s)://` URL or a `data:` URI; `img_bytes`, an encoded picture (JPEG, PNG, ...), wins over it. The
+    generation options are those of `executor.generation.GenerationOptions`; where they are set, they win over the
+    request's `parameters` and the service's defaults.
+    """
+
+    # Optional, so that a missing field becomes this document's error and not the whole request's.
+    img: str | None = None
+    prompt: str | None = None
+    img_bytes: bytes | None = None
+
+    max_new_tokens: int | None = None
+    min_new_tokens: int | None = None
+    num_beams: int | None = None
+    length_penalty: float | None = None
+    repetition_penalty: float | None = None
+    no_repeat_ngram_size: int | None = None
+    do_sample: bool | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+
+    @classmethod
+    def _get_content_from_node_proto(cls, value: NodeProto, *args: Any, **kwargs: Any) -> Any:
+        # A client's `ImageUrl` arrives with its type's name, and DocArray would check its extension again with this
+        # machine's MIME table: in slim containers a `.webp` URL would fail the request. What is a picture, its bytes
+        # decide.
+        content = value.WhichOneof("content")
+        if content in _SCALARS:
+            return getattr(value, content)
+        return super()._get_content_from_node_proto(value, *args, **kwargs)
+
+
+class Response(BaseDoc):
+    """The answer to one `ImagePrompt`, under the same `id`.
+
+    Either `answer` is the model's text and `error` is empty, or `answer` is empty and `error` is
+    `CODE: what is wrong and what to do`, with a code of `executor.errors.ErrorCode`.
+    """
+
+    answer: str = ""
+    error: str = ""

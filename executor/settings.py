@@ -1,0 +1,121 @@
+"""Every setting of the service: name, type, range, default.
+
+A setting comes from, in falling priority: the environment (`BLIP2_<NAME>`), `uses_with=`, `with:` of config.yml, the
+default here. Both `uses_with=` and `with:` arrive as keywords of `Blip2Executor`. An unknown or invalid setting ends
+the start with an error that names it.
+"""
+
+import difflib
+import inspect
+import os
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+
+from .errors import StartupError
+from .generation import GenerationOptions
+from .prompts import VQA_TEMPLATE
+
+ENV_PREFIX = "BLIP2_"
+
+
+class Settings(BaseSettings, GenerationOptions):
+    """The `with:` keys of config.yml. Those of `GenerationOptions` are the defaults of every document."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=ENV_PREFIX, env_ignore_empty=True)
+
+    model: str = Field(
+        default="Salesforce/blip2-flan-t5-xl", min_length=1, description="checkpoint: hub id or local directory"
+    )
+    revision: str = Field(default="main", description="branch, tag or commit of a hub checkpoint")
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="auto (CUDA where there is any), cpu, cuda, cuda:1",
+    )
+    dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
+        default="auto", description="of the weights; auto is float16 on CUDA and float32 on CPU"
+    )
+    prompt_template: str = Field(default=VQA_TEMPLATE, description="what a bare question is put into, at its {}")
+    max_prompt_tokens: int = Field(default=512, ge=1, le=2048, description="longest prompt, in tokens")
+    max_queue: int = Field(default=1024, ge=1, description="documents that may wait for the device")
+    max_image_bytes: int = Field(default=20_000_000, ge=1, description="largest encoded picture, in bytes")
+    max_image_pixels: int = Field(default=50_000_000, ge=1, description="largest picture, width x height")
+    fetch_timeout_s: float = Field(default=10.0, gt=0, le=600, description="longest fetch of a picture, in seconds")
+    max_redirects: int = Field(default=5, ge=0, le=20, description="redirects that a fetch follows")
+    max_fetches: int = Field(default=32, ge=1, description="pictures fetched at the same time")
+    decode_threads: int = Field(default=0, ge=0, description="threads that decode pictures; 0 is one per core")
+
+    @field_validator("prompt_template")
+    @classmethod
+    def _has_one_place(cls, template: str) -> str:
+        if template.count("{}") != 1:
+            raise ValueError("must contain {} exactly once: the question goes there")
+        return template
+
+    def generation_options(self) -> GenerationOptions:
+        """The generation defaults alone."""
+        return GenerationOptions(**{name: getattr(self, name) for name in GenerationOptions.model_fields})
+
+    @classmethod
+    def resolve(cls, configured: dict[str, Any]) -> "Settings":
+        """The settings in force: `configured` (from `with:` and `uses_with=`) with the environment on top.
+
+        Raises:
+            StartupError: an unknown or invalid setting; the message names it and the nearest known one.
+        """
+        unknown = [name for name in configured if name not in cls.model_fields]
+        if unknown:
+            raise StartupError("; ".join(_unknown(name, f"setting '{name}'") for name in unknown))
+        try:
+            return cls(**(configured | EnvSettingsSource(cls)()))
+        except ValidationError as error:
+            raise StartupError("; ".join(_invalid(finding) for finding in error.errors())) from None
+
+    @classmethod
+    def unknown_environment(cls) -> list[str]:
+        """A warning for every `BLIP2_*` variable that no setting reads.
+
+        Not an error: Kubernetes sets `BLIP2_PORT` and the like in every pod beside a service named `blip2`.
+        """
+        known = {f"{ENV_PREFIX}{name.upper()}" for name in cls.model_fields}
+        return [
+            _unknown(name.removeprefix(ENV_PREFIX).lower(), f"environment variable {name}")
+            for name in sorted(os.environ)
+            if name.startswith(ENV_PREFIX) and name not in known
+        ]
+
+
+def keywords_from_settings(init: Callable[..., None]) -> Callable[..., None]:
+    """Show the settings as keywords in the signature of `init`, which takes them as `**settings`.
+
+    Jina reads the signature to tell known `with:` keys from unknown ones, and notebooks read it for completion.
+    """
+    signature = inspect.signature(init)
+    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    catch_all = [p for p in signature.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
+    settings = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.annotation)
+        for name, field in Settings.model_fields.items()
+    ]
+    init.__signature__ = signature.replace(parameters=[*own, *settings, *catch_all])  # type: ignore[attr-defined]
+    return init
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """A hint at the known name that `name` may have meant, or nothing."""
+    matches = difflib.get_close_matches(name, known, n=1)
+    return f", did you mean '{matches[0]}'?" if matches else f"; known are: {', '.join(known)}"
+
+
+def _unknown(name: str, what: str) -> str:
+    return f"unknown {what}{nearest(name, list(Settings.model_fields))}"
+
+
+def _invalid(finding: Any) -> str:
+    name = ".".join(str(part) for part in finding["loc"])
+    variable = f"{ENV_PREFIX}{name.upper()}"
+    source = f" (from {variable})" if variable in os.environ else ""
+    return f"setting '{name}'{source} is {finding['input']!r}: {finding['msg'].removeprefix('Value error, ')}"
