@@ -1,0 +1,115 @@
+"""Every way to start the service starts the same service, and every mistake at start says what it is."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+from docarray import DocList
+from jina import Client, Deployment, Flow
+
+from demo.service import CHECKPOINT, ROOT, Service, free_port
+from executor import Blip2Executor, ImagePrompt, Response
+
+CONFIG = str(ROOT / "config.yml")
+
+
+def ask(port: int, picture: bytes) -> str:
+    prompt = ImagePrompt(img_bytes=picture, prompt="how many cats are there?")
+    return str(Client(port=port).post(on="/", inputs=prompt, return_type=DocList[Response])[0].answer)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        lambda port: Deployment(uses=CONFIG, port=port),
+        lambda port: Deployment(uses=Blip2Executor, port=port),
+        lambda port: Deployment(uses=CONFIG, port=port, include_gateway=False),
+        lambda port: Flow(port=port).add(uses=CONFIG),
+    ],
+    ids=["config.yml", "class", "without gateway", "flow"],
+)
+@pytest.mark.usefixtures("demo_environment")
+def test_python_starts_the_service(start: Callable[[int], AbstractContextManager[object]], two_cats):
+    port = free_port()
+    with start(port):
+        assert ask(port, two_cats) == "two"
+
+
+def test_uses_with_and_uses_dynamic_batching_override_config_yml(two_cats, monkeypatch):
+    monkeypatch.delenv("BLIP2_MODEL", raising=False)
+    port = free_port()
+    with Deployment(
+        uses=CONFIG,
+        uses_with={"model": str(CHECKPOINT), "max_new_tokens": 1},
+        uses_dynamic_batching={"/default": {"preferred_batch_size": 2}},
+        port=port,
+    ):
+        client = Client(port=port)
+        prompts = DocList[ImagePrompt](
+            [ImagePrompt(img_bytes=two_cats, prompt=text) for text in ("a photo of", "how many cats are there?")] * 3
+        )
+        answers = [response.answer for response in client.post("/", inputs=prompts, return_type=DocList[Response])]
+    assert answers == ["two", "two"] * 3
+
+
+def test_python_dash_m_starts_the_service_and_sigterm_ends_it_with_status_0(tmp_path, two_cats):
+    with Service(log=tmp_path / "log") as service:
+        assert ask(service.port, two_cats) == "two"
+        assert service.stop() == 0
+
+
+def test_the_jina_command_line_starts_the_service_from_anywhere(tmp_path, two_cats, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    jina = Path(sys.executable).with_name("jina")
+    monkeypatch.setattr(
+        "demo.service.command", lambda port: [str(jina), "executor", "--uses", CONFIG, "--port", str(port)]
+    )
+    with Service(log=tmp_path / "log") as service:
+        assert ask(service.port, two_cats) == "two"
+
+
+def test_health_is_told_by_the_check_of_the_container(service):
+    command = [sys.executable, str(ROOT / "executor" / "healthcheck.py"), "--port"]
+    assert subprocess.run([*command, str(service.port)], check=False, timeout=60).returncode == 0
+    assert subprocess.run([*command, str(free_port())], check=False, timeout=60).returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "arguments", "message"),
+    [
+        ({"BLIP2_DEVICE": "cuda:99"}, [], "setting 'device' is 'cuda:99', but this machine shows"),
+        ({"BLIP2_MODEL": "./nowhere"}, [], "there is no such directory"),
+        ({"BLIP2_NUM_BEAMS": "99"}, [], "setting 'num_beams' (from BLIP2_NUM_BEAMS) is '99'"),
+        ({}, ["--config", "nowhere.yml"], "there is no configuration file nowhere.yml"),
+    ],
+    ids=["device", "model", "setting", "config"],
+)
+def test_a_mistake_at_start_ends_with_one_clear_line(environment, arguments, message):
+    finished = start_and_fail(arguments, {"BLIP2_MODEL": str(CHECKPOINT)} | environment)
+    assert "blip2: cannot start: " in finished.stderr
+    assert message in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_a_port_in_use_is_said(service):
+    finished = start_and_fail(["--port", str(service.port)], {"BLIP2_MODEL": str(CHECKPOINT)})
+    assert f"blip2: cannot start: port {service.port} is in use" in finished.stderr
+
+
+def start_and_fail(arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    arguments = arguments if "--port" in arguments else ["--port", str(free_port()), *arguments]
+    finished = subprocess.run(
+        [sys.executable, "-m", "executor", *arguments],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert finished.returncode == 1
+    return finished

@@ -1,0 +1,92 @@
+import inspect
+
+import pytest
+import yaml
+
+from demo.service import ROOT
+from executor import Blip2Executor
+from executor.batching import BatchingOptions
+from executor.errors import StartupError
+from executor.settings import Settings
+
+CONFIG = yaml.safe_load((ROOT / "config.yml").read_text())
+
+
+def test_config_yml_lists_every_setting_with_its_default():
+    assert CONFIG["with"] == {name: field.default for name, field in Settings.model_fields.items()}
+
+
+def test_config_yml_has_the_default_batching_for_the_vqa_endpoint():
+    assert BatchingOptions.resolve(CONFIG["dynamic_batching"]) == BatchingOptions()
+
+
+def test_the_executor_has_every_setting_as_a_keyword():
+    assert set(Settings.model_fields) <= set(inspect.signature(Blip2Executor.__init__).parameters)
+
+
+def test_the_environment_wins_over_configured_values(monkeypatch):
+    monkeypatch.setenv("BLIP2_NUM_BEAMS", "3")
+    monkeypatch.setenv("BLIP2_MODEL", "somewhere/else")
+    settings = Settings.resolve({"num_beams": 5, "max_new_tokens": 7})
+    assert (settings.num_beams, settings.max_new_tokens, settings.model) == (3, 7, "somewhere/else")
+
+
+def test_an_empty_environment_variable_is_none(monkeypatch):
+    monkeypatch.setenv("BLIP2_DEVICE", "")
+    assert Settings.resolve({}).device == "auto"
+
+
+def test_an_unknown_setting_is_an_error_that_names_the_nearest_known_one():
+    with pytest.raises(StartupError, match="unknown setting 'num_beans', did you mean 'num_beams'"):
+        Settings.resolve({"num_beans": 5})
+
+
+@pytest.mark.parametrize(
+    ("configured", "names"),
+    [
+        ({"device": "gpu"}, "device"),
+        ({"dtype": "int8"}, "dtype"),
+        ({"num_beams": 0}, "num_beams"),
+        ({"fetch_timeout_s": -1}, "fetch_timeout_s"),
+        ({"prompt_template": "no place"}, "prompt_template"),
+    ],
+)
+def test_an_invalid_setting_is_an_error_that_names_it(configured, names):
+    with pytest.raises(StartupError, match=f"setting '{names}'"):
+        Settings.resolve(configured)
+
+
+def test_an_error_says_when_the_value_came_from_the_environment(monkeypatch):
+    monkeypatch.setenv("BLIP2_NUM_BEAMS", "lots")
+    with pytest.raises(StartupError, match="from BLIP2_NUM_BEAMS"):
+        Settings.resolve({})
+
+
+def test_an_unknown_variable_is_warned_about_and_not_fatal(monkeypatch):
+    # Kubernetes sets this one beside a service named "blip2".
+    monkeypatch.setenv("BLIP2_PORT", "tcp://10.0.0.1:54321")
+    Settings.resolve({})
+    assert any("BLIP2_PORT" in warning for warning in Settings.unknown_environment())
+
+
+def test_batching_accepts_every_name_of_the_endpoint_and_the_last_counts():
+    for name in ("/vqa", "/default", "/", "vqa"):
+        assert BatchingOptions.resolve({name: {"preferred_batch_size": 7}}).preferred_batch_size == 7
+    both = {"/vqa": {"preferred_batch_size": 16, "timeout": 5}, "/default": {"preferred_batch_size": 3}}
+    assert BatchingOptions.resolve(both) == BatchingOptions(preferred_batch_size=3)
+
+
+@pytest.mark.parametrize(
+    ("configured", "message"),
+    [
+        ({"/vqua": {"preferred_batch_size": 4}}, "did you mean '/vqa'"),
+        ({"/vqa": {"prefered_batch_size": 4}}, "did you mean 'preferred_batch_size'"),
+        ({"/vqa": {"preferred_batch_size": 0}}, "preferred_batch_size"),
+        ({"/vqa": {"timeout": -1}}, "timeout"),
+        ({"/vqa": {"flush_all": True}}, "flush_all"),
+        ({"/vqa": 4}, "mapping"),
+    ],
+)
+def test_a_mistake_in_dynamic_batching_is_an_error_that_names_it(configured, message):
+    with pytest.raises(StartupError, match=message):
+        BatchingOptions.resolve(configured)
