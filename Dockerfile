@@ -1,0 +1,72 @@
+# The service as a container image.
+#
+#   docker build -t blip2-executor .                                        with CUDA, for a GPU host
+#   docker build -t blip2-executor:cpu \
+#       --build-arg BASE_IMAGE=python:3.11-slim-bookworm \
+#       --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu .  slim, CPU only
+#   ... --build-arg CHECKPOINT=demo/checkpoint                              with a checkpoint baked in
+#
+#   docker run --gpus all -p 54321:54321 -v blip2-models:/models blip2-executor
+
+# torch's wheel for CUDA 13.0 carries the CUDA libraries itself, so the smallest flavour of the CUDA images is enough.
+# The driver comes from the host.
+ARG BASE_IMAGE=nvidia/cuda:13.0.2-base-ubuntu22.04
+FROM ${BASE_IMAGE}
+
+# Images named python:* bring their own interpreter, the CUDA images none. DL3008 wants versions for apt packages: the
+# base image, an argument, decides the distribution, so none fits.
+# hadolint ignore=DL3008
+RUN if ! command -v python3 >/dev/null; then \
+        apt-get update && \
+        DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
+            ca-certificates python3 python3-venv && \
+        rm -rf /var/lib/apt/lists/*; \
+    fi && \
+    python3 -m venv /opt/venv && \
+    useradd --uid 1000 --create-home --shell /usr/sbin/nologin blip2 && \
+    install --directory --owner=blip2 --group=blip2 /models
+
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    HOME=/home/blip2 \
+    HF_HOME=/models \
+    HF_HUB_DISABLE_TELEMETRY=1 \
+    JINA_OPTOUT_TELEMETRY=1
+
+# Everything that is slow depends on requirements.txt alone: a change of the code does not install anything again.
+ARG TORCH_INDEX_URL=""
+WORKDIR /app
+COPY requirements.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --cache-dir /root/.cache/pip --disable-pip-version-check \
+        ${TORCH_INDEX_URL:+--extra-index-url "${TORCH_INDEX_URL}"} \
+        --requirement requirements.txt
+
+# A checkpoint directory of the build context, kept under the same relative path. COPY cannot be left out: without a
+# checkpoint it copies the licence, which belongs into the image anyway.
+ARG CHECKPOINT=""
+COPY ${CHECKPOINT:-LICENSE} ./${CHECKPOINT}/
+ENV BLIP2_MODEL=${CHECKPOINT:-Salesforce/blip2-flan-t5-xl}
+
+COPY LICENSE config.yml ./
+COPY executor/ executor/
+
+ARG VERSION=0.1.0
+ARG REVISION=""
+LABEL org.opencontainers.image.title="blip2-executor" \
+      org.opencontainers.image.description="A Jina Executor that serves BLIP-2 for visual question answering over gRPC" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+
+USER 1000:1000
+VOLUME /models
+EXPOSE 54321
+
+# The port opens only once the model is loaded; the first start may have to download 16 GB. Called by its path, the
+# check imports grpc alone; `-m` would import torch with the package, seconds each time. -I keeps the names of the files
+# beside it from shadowing others.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30m --retries=3 \
+    CMD ["python", "-I", "/app/executor/healthcheck.py"]
+
+ENTRYPOINT ["python", "-m", "executor", "--host", "0.0.0.0", "--port", "54321"]

@@ -1,0 +1,99 @@
+# Everything runs in .venv, made on first use from the exact versions in requirements.txt and requirements-dev.txt.
+#
+# On Linux pip takes torch with CUDA (gigabytes). For the CPU build set PIP_EXTRA_INDEX_URL to PyTorch's CPU index:
+#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# The interpreter that .venv is made with: PYTHON where given, else the first of these that is 3.10 or 3.11.
+PYTHON ?= python3.11 python3.10 python3
+IS_SUPPORTED := import ensurepip, sys; sys.exit(sys.version_info[:2] not in ((3, 10), (3, 11)))
+
+# pip shows its progress to a person and is quiet in a log.
+PIP_INSTALL := .venv/bin/python -m pip install --disable-pip-version-check $(if $(MAKE_TERMOUT),,--quiet)
+
+# Options for the programs below, for example `make test ARGS='-k batch'`.
+ARGS ?=
+
+# jina reports every start to a public host unless this is set.
+export JINA_OPTOUT_TELEMETRY := 1
+
+.PHONY: help demo serve test lint format lock train evaluate clean
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | column -t -s '|'
+
+demo: .venv/.runtime ## Start the service with the demo checkpoint, ask about a picture, print the answer, stop
+	@echo "demo: starting the service and asking about a picture ..."
+	@.venv/bin/python -m demo.ask $(ARGS)
+	@echo "demo: done"
+
+serve: .venv/.runtime ## Keep a service with the demo checkpoint running and print a client snippet
+	@.venv/bin/python -m demo.serve $(ARGS)
+
+test: .venv/.dev ## Run all tests
+	@echo "tests: running all tests ..."
+	@.venv/bin/python -m pytest $(ARGS)
+	@echo "tests: all passed"
+
+lint: .venv/.dev ## Check style, types and the Dockerfile
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/hadolint Dockerfile
+	@echo "lint: clean"
+
+format: .venv/.dev ## Format the code and fix what ruff can fix
+	.venv/bin/ruff check --fix-only .
+	.venv/bin/ruff format .
+
+train: .venv/.runtime ## Train the demo checkpoint anew (about an hour on two CPU cores)
+	.venv/bin/python -m demo.train $(ARGS)
+
+evaluate: .venv/.runtime ## Measure the demo checkpoint on fresh pictures
+	.venv/bin/python -m demo.evaluate $(ARGS)
+
+clean: ## Remove .venv and all caches
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each stamp is written last, so an interrupted installation never counts: the next run makes .venv afresh. So does a
+# changed requirements.txt, and no package of an older lock is left behind.
+.venv/.runtime: requirements.txt
+	@for candidate in $(PYTHON); do \
+	    if "$$candidate" -c '$(IS_SUPPORTED)' 2>/dev/null; then python="$$candidate"; break; fi; \
+	done; \
+	if [ -z "$${python:-}" ]; then \
+	    echo "error: none of '$(PYTHON)' is Python 3.10 or 3.11 with the venv module." >&2; \
+	    echo "       Install one (Debian, Ubuntu: apt install python3.11-venv) or name it: make PYTHON=/path/to/python3.11" >&2; \
+	    exit 1; \
+	fi; \
+	echo "setup: making .venv with $$("$$python" --version)"; \
+	"$$python" -m venv --clear .venv
+	@echo "setup: installing requirements.txt (the first time it may take minutes) ..."
+	@$(PIP_INSTALL) -r requirements.txt
+	@touch $@
+
+.venv/.dev: .venv/.runtime requirements-dev.txt
+	@echo "setup: installing requirements-dev.txt ..."
+	@$(PIP_INSTALL) -r requirements-dev.txt -c requirements.txt
+	@touch $@
+
+# Existing pins are kept where they still fit; `make lock ARGS=--upgrade` looks for newer versions.
+# uv spells out the supported platforms (see [tool.uv] in pyproject.toml) on every line: SIMPLER_MARKERS leaves only
+# what distinguishes one supported Python from another.
+SIMPLER_MARKERS := \
+    -e "s/ and sys_platform == 'linux'$$//" \
+    -e "s/python_full_version < '3.12' and //" \
+    -e "s/ ; python_full_version < '3.12'$$//" \
+    -e "s/python_full_version < '3.11'/python_version < '3.11'/" \
+    -e "s/python_full_version == '3.11.\*'/python_version >= '3.11'/"
+
+lock: .venv/.dev ## Resolve pyproject.toml into requirements.txt and requirements-dev.txt
+	.venv/bin/uv pip compile --quiet $(ARGS) pyproject.toml --output-file requirements.txt
+	@sed -i.bak $(SIMPLER_MARKERS) requirements.txt && rm requirements.txt.bak
+	.venv/bin/uv pip compile --quiet $(ARGS) --group dev --constraints requirements.txt --output-file requirements-dev.txt
+	@sed -i.bak $(SIMPLER_MARKERS) requirements-dev.txt && rm requirements-dev.txt.bak
+	@echo "lock: requirements.txt and requirements-dev.txt are up to date"
