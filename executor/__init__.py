@@ -1,13 +1,17 @@
 """BLIP-2 as a service: visual question answering over gRPC, as a Jina Executor."""
 
 import os
+import warnings
 
 # Jina reports every start to a public host unless this variable exists. It is read when the server starts, which is
 # after this import.
 os.environ.setdefault("JINA_OPTOUT_TELEMETRY", "1")
 
-from .errors import ErrorCode
-from .executor import Blip2Executor
-from .schemas import ImagePrompt, Response
+# Said by a dependency of Jina at its import; setuptools is pinned for it.
+warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+
+from .errors import ErrorCode  # noqa: E402
+from .executor import Blip2Executor  # noqa: E402
+from .schemas import ImagePrompt, Response  # noqa: E402
 
 __all__ = ["Blip2Executor", "ErrorCode", "ImagePrompt", "Response"]

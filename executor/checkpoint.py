@@ -28,6 +28,7 @@ class Checkpoint:
 
     model: Blip2ForConditionalGeneration
     processor: Blip2Processor
+    image_token_id: int
     device: torch.device
     dtype: torch.dtype
 
@@ -75,9 +76,9 @@ def load(model: str, revision: str = "main", device: str = "auto", dtype: str = 
     torch_dtype = resolve_dtype(dtype, on)
     config = _load_config(model, revision)
     processor = _load_processor(model, revision)
-    _agree_on_image_tokens(model, config, processor)
+    image_token_id = _agree_on_image_tokens(model, config, processor)
     loaded = _load_weights(model, revision, config, on, torch_dtype)
-    return Checkpoint(loaded.eval().requires_grad_(False), processor, on, torch_dtype)
+    return Checkpoint(loaded.eval().requires_grad_(False), processor, image_token_id, on, torch_dtype)
 
 
 def _load_config(model: str, revision: str) -> Blip2Config:
@@ -102,8 +103,8 @@ def _load_processor(model: str, revision: str) -> Blip2Processor:
         return Blip2Processor(image_processor, tokenizer, num_query_tokens=values.get("num_query_tokens"))
 
 
-def _agree_on_image_tokens(model: str, config: Blip2Config, processor: Blip2Processor) -> None:
-    """Checks that config, tokenizer and processor mean the same picture; sets what 2023 checkpoints lack."""
+def _agree_on_image_tokens(model: str, config: Blip2Config, processor: Blip2Processor) -> int:
+    """The id of `<image>`, on which config and tokenizer must agree. Sets what 2023 checkpoints lack."""
     if processor.num_query_tokens is None:
         processor.num_query_tokens = config.num_query_tokens
     if processor.num_query_tokens != config.num_query_tokens:
@@ -111,7 +112,7 @@ def _agree_on_image_tokens(model: str, config: Blip2Config, processor: Blip2Proc
             f"checkpoint '{model}' contradicts itself: its processor has {processor.num_query_tokens} query tokens, "
             f"its model {config.num_query_tokens}"
         )
-    token_id = processor.tokenizer.convert_tokens_to_ids(_IMAGE_TOKEN)
+    token_id = int(processor.tokenizer.convert_tokens_to_ids(_IMAGE_TOKEN))
     if config.image_token_index is None:
         config.image_token_index = token_id
     if config.image_token_index != token_id:
@@ -122,6 +123,7 @@ def _agree_on_image_tokens(model: str, config: Blip2Config, processor: Blip2Proc
     embeddings = config.get_text_config().vocab_size
     if token_id >= embeddings:
         raise StartupError(f"checkpoint '{model}' has {embeddings} embeddings, none for {_IMAGE_TOKEN} ({token_id})")
+    return token_id
 
 
 def _load_weights(

@@ -43,7 +43,7 @@ class Blip2Model:
         self._max_prompt_tokens = max_prompt_tokens
         self._language_model = self._model.language_model
         self._is_encoder_decoder = bool(self._language_model.config.is_encoder_decoder)
-        self._image_token_id = int(self._model.config.image_token_index)
+        self._image_token_id = checkpoint.image_token_id
         self._num_query_tokens = self._model.config.num_query_tokens
         self._pad_token_id = self._tokenizer.pad_token_id
         image_processor = checkpoint.processor.image_processor

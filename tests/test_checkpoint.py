@@ -180,7 +180,7 @@ def test_the_published_architecture_has_its_exact_number_of_parameters():
         image_token_index=32100,
     )
     # T5's configuration says tied whatever it is told; loading the published weights, which hold both, unties them.
-    config.text_config.tie_word_embeddings = False
+    config.get_text_config().tie_word_embeddings = False
     with torch.device("meta"):
         model = Blip2ForConditionalGeneration(config)
     assert model.num_parameters() == 3_942_446_592

@@ -57,7 +57,7 @@ def load_reference(folder: Path) -> tuple[Blip2Processor, Blip2ForConditionalGen
 def reference(folder: Path, picture: Image.Image, prompt: str, options: GenerationOptions) -> str:
     processor, transformers_model = load_reference(folder)
     inputs = processor(images=picture, text=prompt, return_tensors="pt")
-    tokens = transformers_model.generate(**inputs, **options.generate_kwargs())
+    tokens: torch.Tensor = transformers_model.generate(**inputs, **options.generate_kwargs())
     if not transformers_model.language_model.config.is_encoder_decoder:
         tokens = tokens[:, inputs.input_ids.shape[1] :]
     return str(processor.decode(tokens[0], skip_special_tokens=True)).strip()

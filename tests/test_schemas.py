@@ -24,7 +24,8 @@ class BytesPrompt(BaseDoc):
 
 
 def send(document: BaseDoc) -> ImagePrompt:
-    return DocList[ImagePrompt].from_protobuf(DocList[type(document)]([document]).to_protobuf())[0]
+    sent = DocList.__class_getitem__(type(document))([document])
+    return DocList[ImagePrompt].from_protobuf(sent.to_protobuf())[0]
 
 
 def test_the_articles_two_field_prompt_is_understood():

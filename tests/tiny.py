@@ -105,7 +105,7 @@ def build_checkpoint(folder: Path, language_model: str = "t5", seed: int = 0) ->
         },
         text_config=texts[language_model] | special,
         num_query_tokens=QUERY_TOKENS,
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_token_index=len(tokenizer) - 1,
     )
     torch.manual_seed(seed)
     model = Blip2ForConditionalGeneration(config)

@@ -4,7 +4,7 @@ import base64
 import random
 
 import pytest
-from docarray import BaseDoc, DocList
+from docarray import DocList
 from jina import Client
 
 from executor import ImagePrompt, Response
@@ -18,9 +18,9 @@ def client(service):
     return Client(port=service.port)
 
 
-def post(client, *documents: BaseDoc, **parameters: object) -> DocList[Response]:
+def post(client, *documents: ImagePrompt, **parameters: object) -> DocList[Response]:
     return client.post(
-        on="/vqa", inputs=DocList[type(documents[0])](documents), return_type=DocList[Response], parameters=parameters
+        on="/vqa", inputs=DocList[ImagePrompt](documents), return_type=DocList[Response], parameters=parameters
     )
 
 
