@@ -179,8 +179,9 @@ def test_the_published_architecture_has_its_exact_number_of_parameters():
         },
         image_token_index=32100,
     )
-    # T5's configuration says tied whatever it is told; loading the published weights, which hold both, unties them.
-    config.get_text_config().tie_word_embeddings = False
     with torch.device("meta"):
         model = Blip2ForConditionalGeneration(config)
+        # transformers ties T5's output layer until it loads one of its own, as the published weights have it.
+        output_layer = model.language_model.lm_head
+        output_layer.weight = torch.nn.Parameter(torch.empty_like(output_layer.weight))
     assert model.num_parameters() == 3_942_446_592
