@@ -9,20 +9,26 @@
 #   docker run --gpus all -p 54321:54321 -v blip2-models:/models blip2-executor
 
 # torch's wheel for CUDA 13.0 carries the CUDA libraries itself, so the smallest flavour of the CUDA images is enough.
-# The driver comes from the host.
-ARG BASE_IMAGE=nvidia/cuda:13.0.2-base-ubuntu22.04
+# The driver comes from the host. UBI 9, because it has Python 3.11: the Ubuntu flavours have 3.10, for which transformers
+# ends at 5.20, or 3.12, for which there is no jina.
+ARG BASE_IMAGE=nvidia/cuda:13.0.2-base-ubi9
 FROM ${BASE_IMAGE}
 
-# Images named python:* bring their own interpreter, the CUDA images none. DL3008 wants versions for apt packages: the
-# base image, an argument, decides the distribution, so none fits.
-# hadolint ignore=DL3008
-RUN if ! command -v python3 >/dev/null; then \
+# Images named python:3.11* bring the interpreter, UBI 9 and Debian 12 have it as a package. DL3008 and DL3041 want
+# versions for packages: the base image, an argument, decides the distribution, so none fits.
+# hadolint ignore=DL3008,DL3041
+RUN if command -v python3.11 >/dev/null; then \
+        python3.11 --version; \
+    elif command -v dnf >/dev/null; then \
+        dnf install --assumeyes --setopt=install_weak_deps=False python3.11 python3.11-pip && \
+        dnf clean all; \
+    else \
         apt-get update && \
         DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
-            ca-certificates python3 python3-venv && \
+            ca-certificates python3.11 python3.11-venv && \
         rm -rf /var/lib/apt/lists/*; \
     fi && \
-    python3 -m venv /opt/venv && \
+    python3.11 -m venv /opt/venv && \
     useradd --uid 1000 --create-home --shell /usr/sbin/nologin blip2 && \
     install --directory --owner=blip2 --group=blip2 /models
 

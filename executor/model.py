@@ -107,8 +107,9 @@ class Blip2Model:
             "attention_mask": attention_mask,
         }
         if not self._is_encoder_decoder:
-            # As in `Blip2ForConditionalGeneration.generate`: penalties on repetition see the prompt.
-            inputs["input_ids"] = input_ids
+            # As in `Blip2ForConditionalGeneration.generate`: penalties on repetition see the prompt. They must not see
+            # padding, which depends on the batch, so it looks like more of the picture, which every row has.
+            inputs["input_ids"] = input_ids.where(attention_mask.bool(), self._image_token_id)
         with _Seeded(options.seed, self._device):
             tokens = self._language_model.generate(**inputs, **options.generate_kwargs())
         if not self._is_encoder_decoder:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from PIL import Image
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
@@ -17,6 +19,7 @@ from executor.errors import ErrorCode, RequestError
 from executor.images import ImageLimits, ImageLoader
 
 SIZE = (60, 50)
+OLD_TRANSFORMERS = Version(transformers.__version__) < Version("5.23")
 LIMITS = ImageLimits(
     max_image_bytes=200_000, max_image_pixels=500 * 500, fetch_timeout_s=5, max_redirects=2, max_fetches=4
 )
@@ -56,6 +59,8 @@ def test_a_picture_is_resized_as_the_processor_does(loader, mode, encoding):
         data = encode(draw(mode), encoding)
     except OSError:
         pytest.skip(f"{encoding} has no mode {mode}")
+    if OLD_TRANSFORMERS and is_transparent(data):
+        pytest.skip("transformers before 5.23, the newest for Python 3.10, ignores transparency")
     pixels = run(loader.load(None, data))
     assert pixels.dtype is torch.uint8
     assert torch.equal(pixels.float(), as_the_processor_resizes(data).float())
@@ -68,6 +73,12 @@ def test_data_uris_are_read_base64_and_percent_encoded(loader):
     percent_uri = "data:image/png," + urllib.parse.quote_from_bytes(data)
     assert torch.equal(run(loader.load(base64_uri)), expected)
     assert torch.equal(run(loader.load(percent_uri)), expected)
+
+
+def is_transparent(data: bytes) -> bool:
+    picture = Image.open(io.BytesIO(data))
+    picture.load()
+    return "A" in picture.getbands() or "transparency" in picture.info
 
 
 def refusal(loader: ImageLoader, reference: str | None, data: bytes | None = None) -> ErrorCode:
