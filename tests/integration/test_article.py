@@ -1,8 +1,5 @@
 """The original article's program, as the README documents it."""
 
-import subprocess
-import sys
-
 import pytest
 from docarray import DocList
 from jina import Client, Deployment
@@ -29,15 +26,3 @@ def test_deployment_and_client_as_a_standalone_pair(pictures_url):
     with Deployment(uses=Blip2Executor, port=port, timeout_ready=-1):
         response = Client(port=port).post(on="/", inputs=prompt, return_type=DocList[Response])
     assert response[0].answer == "two"
-
-
-def test_make_demo_prints_picture_question_answer_and_time():
-    finished = subprocess.run(
-        [sys.executable, "-m", "demo.ask"], capture_output=True, text=True, timeout=240, check=True
-    )
-    lines = dict(line.split(":", 1) for line in finished.stdout.splitlines() if ":" in line)
-    assert lines["Picture"].strip() == "demo/pictures/two-cats.jpg"
-    assert lines["Question"].strip() == "Question: how many cats are there? Answer:"
-    assert lines["Answer"].strip() == "two"
-    assert lines["Time"].strip().endswith("connecting included")
-    assert "exit status 0" in finished.stdout

@@ -1,0 +1,42 @@
+"""`make demo` and `make serve`, less the virtual environment."""
+
+import signal
+import subprocess
+import sys
+
+from demo.service import ROOT, free_port
+
+
+def test_demo_prints_picture_question_answer_and_time():
+    finished = subprocess.run(
+        [sys.executable, "-m", "demo.ask"], cwd=ROOT, capture_output=True, text=True, timeout=240, check=True
+    )
+    lines = dict(line.split(":", 1) for line in finished.stdout.splitlines() if ":" in line)
+    assert lines["Picture"].strip() == "demo/pictures/two-cats.jpg"
+    assert lines["Question"].strip() == "Question: how many cats are there? Answer:"
+    assert lines["Answer"].strip() == "two"
+    assert lines["Time"].strip().endswith("connecting included")
+    assert "exit status 0" in finished.stdout
+
+
+def test_serve_prints_a_client_that_works_when_pasted_and_ends_on_ctrl_c():
+    command = [sys.executable, "-m", "demo.serve", "--port", str(free_port())]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as serving:
+        assert serving.stdout is not None
+        snippet: list[str] = []
+        for line in serving.stdout:
+            if snippet or line.startswith("from docarray"):
+                snippet.append(line)
+            if line.startswith("print("):
+                break
+        pasted = subprocess.run(
+            [sys.executable, "-i"],
+            input="".join(snippet) + "\n",
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        serving.send_signal(signal.SIGINT)
+        assert serving.wait(60) == 0
+    assert "two" in pasted.stdout
