@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -52,10 +53,15 @@ class Service:
 
     def __enter__(self) -> Service:
         environment = os.environ | {f"BLIP2_{name.upper()}": str(value) for name, value in self._settings.items()}
-        output = self._log.open("wb") if self._log else sys.stderr
-        self.process = subprocess.Popen(
-            command(self.port), cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
-        )
+        with self._log.open("wb") if self._log else nullcontext(sys.stderr) as output:
+            self.process = subprocess.Popen(
+                command(self.port),
+                cwd=ROOT,
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a process group of its own: what it starts is stopped with it
+            )
         try:
             self._wait_until_ready(self.process)
         except BaseException:
@@ -71,13 +77,19 @@ class Service:
     def stop(self, timeout_s: float = 30) -> int:
         """Asks the service to end and waits for it. Returns its exit status."""
         assert self.process is not None
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+        self._signal(signal.SIGTERM)
         try:
             return self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            self._signal(signal.SIGKILL)
             return self.process.wait()
+        finally:
+            self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        with suppress(ProcessLookupError):  # nobody is left
+            os.killpg(self.process.pid, number)
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + self._ready_timeout_s
