@@ -106,7 +106,7 @@ class Blip2Executor(Executor):
             return Response(id=doc.id, error=str(error))
         except Exception:
             reference = uuid.uuid4().hex[:12]
-            self.logger.exception(f"unexpected error, reference {reference}")
+            self.logger.error(f"unexpected error, reference {reference}", exc_info=True)
             message = f"the service failed on this document; report reference {reference} to its operator."
             return Response(id=doc.id, error=str(RequestError(ErrorCode.INTERNAL, message)))
 

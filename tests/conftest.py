@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-# Read by jina and transformers when they are imported: no test may reach out of this machine.
+# Read by jina, transformers and torch when they are imported. No test may reach out of this machine; and models as small
+# as these run fastest on one thread, above all where several services share the cores.
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["JINA_OPTOUT_TELEMETRY"] = "1"
 for name in [name for name in os.environ if name.startswith("BLIP2_")]:
     del os.environ[name]
