@@ -17,7 +17,7 @@ from .batcher import Batcher
 from .batching import BatchingOptions
 from .errors import ErrorCode, RequestError
 from .generation import OPTION_NAMES, GenerationOptions
-from .images import ImageLimits, ImageLoader
+from .images import ImageLoader, RequestImages
 from .model import Blip2Model
 from .schemas import ImagePrompt, Response
 from .settings import Settings, keywords_from_settings
@@ -71,7 +71,7 @@ class Blip2Executor(Executor):
         self._images = ImageLoader(
             self._model.image_size,
             self._model.resample,
-            ImageLimits(**{name: getattr(self.settings, name) for name in ImageLimits.__dataclass_fields__}),
+            self.settings.image_limits(),
             self.settings.decode_threads,
         )
         self._batcher: Batcher[_Question, str] = Batcher(
@@ -91,17 +91,22 @@ class Blip2Executor(Executor):
         """
         options = {name: value for name, value in (parameters or {}).items() if name not in _JINA_PARAMETERS}
         slots = asyncio.Semaphore(self._documents_in_flight)
-        return DocList[Response](await asyncio.gather(*(self._respond(doc, options, slots) for doc in docs)))
+        async with self._images.request() as images:
+            return DocList[Response](
+                await asyncio.gather(*(self._respond(doc, options, images, slots) for doc in docs))
+            )
 
     def close(self) -> None:
         """Finishes the batch that runs and frees threads and connections."""
         self._batcher.close()
         self._images.close()
 
-    async def _respond(self, doc: ImagePrompt, parameters: dict[str, Any], slots: asyncio.Semaphore) -> Response:
+    async def _respond(
+        self, doc: ImagePrompt, parameters: dict[str, Any], images: RequestImages, slots: asyncio.Semaphore
+    ) -> Response:
         try:
             async with slots:
-                return Response(id=doc.id, answer=await self._answer(doc, parameters))
+                return Response(id=doc.id, answer=await self._answer(doc, parameters, images))
         except RequestError as error:
             return Response(id=doc.id, error=str(error))
         except Exception:
@@ -110,11 +115,11 @@ class Blip2Executor(Executor):
             message = f"the service failed on this document; report reference {reference} to its operator."
             return Response(id=doc.id, error=str(RequestError(ErrorCode.INTERNAL, message)))
 
-    async def _answer(self, doc: ImagePrompt, parameters: dict[str, Any]) -> str:
+    async def _answer(self, doc: ImagePrompt, parameters: dict[str, Any], images: RequestImages) -> str:
         own = {name: value for name in OPTION_NAMES if (value := getattr(doc, name)) is not None}
         options = self._defaults.merged(parameters, own)
         token_ids = self._model.tokenize(prompts.render(doc.prompt, self.settings.prompt_template))
-        pixels = await self._images.load(doc.img, doc.img_bytes)
+        pixels = await images.load(doc.img, doc.img_bytes)
         # An answer with a seed depends on its own random numbers only, so it travels alone.
         key = (options, uuid.uuid4() if options.seed is not None else None)
         return await asyncio.wrap_future(self._batcher.submit(_Question(pixels, token_ids, options), key))

@@ -1,172 +1,146 @@
 """An image reference -> the uint8 tensor that the model takes.
 
-Knows where pictures come from and what a client may not do; knows nothing of the model beyond the size and the filter
-it wants, and nothing of Jina. DocArray's own loading is not used: it opens local files and has no limits.
+Ties the parts together: where the bytes come from (`fetching`, `data_uris`, `local_files`) and what becomes of them
+(`decoding`). Knows nothing of the model beyond the size and the filter it wants, and nothing of Jina. DocArray's own
+loading is not used: it opens local files and has no limits.
 """
 
 import asyncio
-import base64
-import binascii
-import io
 import os
-import warnings
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from urllib.parse import unquote_to_bytes
+from contextlib import asynccontextmanager
 
-import aiohttp
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 
+from . import data_uris
+from .addresses import AddressPolicy
+from .decoding import Decoder
 from .errors import ErrorCode, RequestError
+from .fetching import Fetcher, too_large
+from .limits import ImageLimits
+from .local_files import LocalFiles, is_local
+from .resolving import Lookup
 
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_CHUNK_BYTES = 64 * 1024
+__all__ = ["ImageLimits", "ImageLoader", "RequestImages"]
 
-
-@dataclass(frozen=True)
-class ImageLimits:
-    """What one picture may cost. The names are those of `Settings`."""
-
-    max_image_bytes: int
-    max_image_pixels: int
-    fetch_timeout_s: float
-    max_redirects: int
-    max_fetches: int
+_LONGEST_URL = 16_384
 
 
 class ImageLoader:
     """Loads pictures as the checkpoint's image processor would, resized but not yet normalised.
 
+    Everything runs in one event loop, and nothing blocks it: pictures are fetched asynchronously, and decoded and
+    resized in threads. In memory at a time are the encoded bytes of at most `max_fetches` fetched pictures beside
+    those that came with requests, and the pixels of at most `threads` pictures.
+
     Args:
         size: (height, width) in pixels of the tensors.
         resample: Pillow's filter for resizing.
-        limits: what one picture may cost.
+        limits: what one picture may cost and where it may come from.
         threads: threads that decode and resize; 0 is one per core.
+        lookup: replaces the system's name resolution.
+
+    Raises:
+        ValueError: an entry of `allowed_hosts` or `allowed_local_dirs` cannot be used.
     """
 
-    def __init__(self, size: tuple[int, int], resample: int, limits: ImageLimits, threads: int = 0) -> None:
-        self._size = size
-        self._resample = Image.Resampling(resample)
+    def __init__(
+        self,
+        size: tuple[int, int],
+        resample: int,
+        limits: ImageLimits,
+        threads: int = 0,
+        lookup: Lookup | None = None,
+    ) -> None:
         self._limits = limits
+        self._decoder = Decoder(size, resample, limits)
+        self._files = LocalFiles(limits.allowed_local_dirs)
+        self._fetcher = Fetcher(AddressPolicy(limits.allowed_hosts), limits, lookup)
         self._pool = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="decode")
-        self._session: aiohttp.ClientSession | None = None
-        self._fetches = asyncio.Semaphore(limits.max_fetches)
+        self._closed = False
 
     async def load(self, reference: str | None, data: bytes | None = None) -> torch.Tensor:
         """The picture as a uint8 tensor of shape (3, height, width).
 
         Args:
-            reference: `http(s)://` URL or `data:` URI; not read where there is `data`.
+            reference: `http(s)://` URL, `data:` URI, or a local file where allowed; not read where there is `data`.
             data: an encoded picture.
 
         Raises:
             RequestError: with the code of the cause.
         """
-        if data is None:
-            data = await self._read(reference)
-        self._check_bytes(len(data))
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._decode, data)
-
-    def close(self) -> None:
-        """Frees threads and connections. To be called in the event loop that loaded, where there was one."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        if self._session is not None and self._session.connector is not None:
-            self._session.connector.close()
-
-    async def _read(self, reference: str | None) -> bytes:
+        if data is not None:
+            encoded = data
+            return await self._in_thread(lambda: self._decode(encoded))
         if reference is None or not reference.strip():
             raise RequestError(
                 ErrorCode.NO_IMAGE, "the document has no picture; set 'img' to a URL or data: URI, or set 'img_bytes'."
             )
-        reference = reference.strip()
-        scheme = reference.partition(":")[0].lower()
+        text = reference.strip()
+        scheme = text[:8].partition(":")[0].lower()
         if scheme == "data":
-            return self._read_data_uri(reference)
+            return await self._in_thread(lambda: self._decode(data_uris.decode(text, self._limits.max_image_bytes)))
         if scheme in ("http", "https"):
-            async with self._fetches:
-                return await self._fetch(reference)
+            return await self._load_url(text)
+        if self._files and is_local(text):
+            return await self._in_thread(lambda: self._decode(self._files.read(text, self._limits.max_image_bytes)))
         raise RequestError(
             ErrorCode.UNSUPPORTED_SCHEME,
             "'img' must be an http(s):// URL or a data: URI; or send the bytes in 'img_bytes'.",
         )
 
-    def _read_data_uri(self, uri: str) -> bytes:
-        header, comma, payload = uri.partition(",")
-        if not comma:
-            raise RequestError(ErrorCode.NOT_AN_IMAGE, "the data: URI has no comma; write data:image/png;base64,...")
-        if not header.lower().rstrip().endswith(";base64"):
-            return unquote_to_bytes(payload)
-        self._check_bytes(len(payload) * 3 // 4 - 2)
+    @asynccontextmanager
+    async def request(self) -> AsyncIterator["RequestImages"]:
+        """The pictures of one request, each loaded once. What still loads at the end is cancelled."""
+        images = RequestImages(self)
         try:
-            return base64.b64decode(unquote_to_bytes(payload), validate=True)
-        except binascii.Error:
-            raise RequestError(ErrorCode.NOT_AN_IMAGE, "the data: URI is not valid base64.") from None
+            yield images
+        finally:
+            await images.cancel()
 
-    async def _fetch(self, url: str) -> bytes:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
-        timeout = aiohttp.ClientTimeout(total=self._limits.fetch_timeout_s)
-        try:
-            async with self._session.get(url, timeout=timeout, max_redirects=self._limits.max_redirects) as reply:
-                if reply.status in (404, 410):
-                    raise RequestError(ErrorCode.IMAGE_NOT_FOUND, f"the image URL answers {reply.status}; check it.")
-                if reply.status != 200:
-                    raise RequestError(
-                        ErrorCode.FETCH_FAILED, f"the image URL answers {reply.status}; try again later."
-                    )
-                chunks = bytearray()
-                async for chunk in reply.content.iter_chunked(_CHUNK_BYTES):
-                    chunks += chunk
-                    self._check_bytes(len(chunks))
-                return bytes(chunks)
-        except asyncio.TimeoutError:
-            raise RequestError(
-                ErrorCode.FETCH_TIMED_OUT,
-                f"the image was not there within {self._limits.fetch_timeout_s:g} s (fetch_timeout_s); try later.",
-            ) from None
-        except (aiohttp.ClientError, ValueError):
-            raise RequestError(ErrorCode.FETCH_FAILED, "the image URL cannot be fetched; check it.") from None
+    def close(self) -> None:
+        """Frees threads and connections. To be called in the event loop that loaded, where there was one."""
+        self._closed = True
+        self._pool.shutdown(wait=False)
+        self._fetcher.close()
 
-    def _check_bytes(self, count: int) -> None:
-        if count > self._limits.max_image_bytes:
+    async def _load_url(self, url: str) -> torch.Tensor:
+        if len(url) > _LONGEST_URL:
             raise RequestError(
-                ErrorCode.IMAGE_TOO_LARGE,
-                f"the picture has over {self._limits.max_image_bytes} bytes (max_image_bytes); send a smaller one.",
+                ErrorCode.INVALID_URL, f"the image URL has over {_LONGEST_URL} characters; send a shorter one."
             )
+        async with self._fetcher.fetched(url) as data:
+            return await self._in_thread(lambda: self._decode(data))
 
     def _decode(self, data: bytes) -> torch.Tensor:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                image = Image.open(io.BytesIO(data))
-        except UnidentifiedImageError:
-            raise RequestError(
-                ErrorCode.NOT_AN_IMAGE, "what was sent or fetched is not a picture in a known format; send JPEG or PNG."
-            ) from None
-        with image:
-            if image.width * image.height > self._limits.max_image_pixels:
-                raise RequestError(
-                    ErrorCode.TOO_MANY_PIXELS,
-                    f"the picture has more than {self._limits.max_image_pixels} pixels (max_image_pixels); "
-                    "send a smaller one.",
-                )
-            try:
-                upright = _on_white(image)
-            except (OSError, SyntaxError, ValueError):
-                raise RequestError(
-                    ErrorCode.CORRUPT_IMAGE, "the picture is damaged or truncated; send it again."
-                ) from None
-        height, width = self._size
-        pixels = np.asarray(upright.resize((width, height), self._resample))
-        return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+        if len(data) > self._limits.max_image_bytes:
+            raise too_large(self._limits)
+        return self._decoder(data)
+
+    async def _in_thread(self, work: Callable[[], torch.Tensor]) -> torch.Tensor:
+        if self._closed:
+            raise RequestError(ErrorCode.OVERLOADED, "the service is stopping; try again later.")
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
 
-def _on_white(image: Image.Image) -> Image.Image:
-    """As RGB, transparency on white: what transformers' `convert_to_rgb` does."""
-    image.load()
-    if "A" in image.getbands() or image.info.get("transparency") is not None:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255)), rgba).convert("RGB")
-    return image.convert("RGB")
+class RequestImages:
+    """The pictures of one request: the same reference or the same bytes are fetched and decoded once."""
+
+    def __init__(self, loader: ImageLoader) -> None:
+        self._loader = loader
+        self._loading: dict[str | bytes | None, asyncio.Task[torch.Tensor]] = {}
+
+    async def load(self, reference: str | None, data: bytes | None = None) -> torch.Tensor:
+        """As `ImageLoader.load`. Documents with the same picture get the same tensor, or the same error."""
+        key = reference if data is None else data
+        if key not in self._loading:
+            self._loading[key] = asyncio.create_task(self._loader.load(reference, data))
+        # Shielded: one document that is cancelled leaves the others their picture.
+        return await asyncio.shield(self._loading[key])
+
+    async def cancel(self) -> None:
+        """Ends what still loads, and waits for its end."""
+        for task in self._loading.values():
+            task.cancel()
+        await asyncio.gather(*self._loading.values(), return_exceptions=True)

@@ -5,17 +5,23 @@ default here. Both `uses_with=` and `with:` arrive as keywords of `Blip2Executor
 the start with an error that names it.
 """
 
+import dataclasses
 import difflib
 import inspect
+import json
 import os
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
+from .addresses import AddressPolicy
+from .decoding import PILLOW_MAX_PIXELS
 from .errors import StartupError
 from .generation import GenerationOptions
+from .limits import ImageLimits
+from .local_files import LocalFiles
 from .prompts import VQA_TEMPLATE
 
 ENV_PREFIX = "BLIP2_"
@@ -42,10 +48,35 @@ class Settings(BaseSettings, GenerationOptions):
     max_prompt_tokens: int = Field(default=512, ge=1, le=2048, description="longest prompt, in tokens")
     max_queue: int = Field(default=1024, ge=1, description="documents that may wait for the device")
     max_image_bytes: int = Field(default=20_000_000, ge=1, description="largest encoded picture, in bytes")
-    max_image_pixels: int = Field(default=50_000_000, ge=1, description="largest picture, width x height")
-    fetch_timeout_s: float = Field(default=10.0, gt=0, le=600, description="longest fetch of a picture, in seconds")
+    max_image_pixels: int = Field(
+        default=50_000_000, ge=1, le=PILLOW_MAX_PIXELS, description="largest picture, width x height"
+    )
+    max_image_side: int = Field(default=32_768, ge=1, le=65_535, description="largest width and height, in pixels")
+    fetch_timeout_s: float = Field(
+        default=10.0, gt=0, le=600, description="longest fetch of a picture, from queueing to its last byte, in seconds"
+    )
     max_redirects: int = Field(default=5, ge=0, le=20, description="redirects that a fetch follows")
-    max_fetches: int = Field(default=32, ge=1, description="pictures fetched at the same time")
+    max_fetches: int = Field(default=32, ge=1, le=1024, description="pictures fetched at the same time")
+    max_fetches_per_host: int = Field(
+        default=8, ge=1, le=1024, description="pictures fetched at the same time from one host and port"
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="names, *.name, addresses and networks (CIDR), each also with :port, that pictures may be fetched "
+        "from although they are not public or the port is neither 80 nor 443",
+    )
+    allowed_local_dirs: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="directories below which clients may name local pictures; none: no local pictures"
+    )
+    user_agent: str = Field(
+        default="blip2-executor", pattern=r"^[!-~]([ -~]*[!-~])?$", description="as which pictures are fetched"
+    )
+    exif_orientation: bool = Field(
+        default=True, description="turn pictures upright as their EXIF data says; transformers does not"
+    )
+    fast_jpeg_decode: bool = Field(
+        default=False, description="decode large JPEGs at reduced size: faster, and not exactly transformers' pixels"
+    )
     decode_threads: int = Field(default=0, ge=0, description="threads that decode pictures; 0 is one per core")
 
     @field_validator("prompt_template")
@@ -54,6 +85,32 @@ class Settings(BaseSettings, GenerationOptions):
         if template.count("{}") != 1:
             raise ValueError("must contain {} exactly once: the question goes there")
         return template
+
+    @field_validator("allowed_hosts", "allowed_local_dirs", mode="before")
+    @classmethod
+    def _is_a_list(cls, value: Any) -> Any:
+        """A list may come as text, from the environment above all: JSON, or separated by commas."""
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("[") and value.rstrip().endswith('"]'):
+            return json.loads(value)
+        return [entry.strip() for entry in value.split(",") if entry.strip()]
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_hosts(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        AddressPolicy(entries)
+        return entries
+
+    @field_validator("allowed_local_dirs")
+    @classmethod
+    def _are_directories(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        LocalFiles(entries)
+        return entries
+
+    def image_limits(self) -> ImageLimits:
+        """What concerns pictures alone."""
+        return ImageLimits(**{field.name: getattr(self, field.name) for field in dataclasses.fields(ImageLimits)})
 
     def generation_options(self) -> GenerationOptions:
         """The generation defaults alone."""

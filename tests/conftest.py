@@ -33,7 +33,8 @@ def two_cats() -> bytes:
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """`python -m executor` with the demo checkpoint, shared by all tests that only ask."""
-    with Service(log=tmp_path_factory.mktemp("service") / "service.log") as running:
+    log = tmp_path_factory.mktemp("service") / "service.log"
+    with Service(log=log, allowed_hosts="127.0.0.1") as running:
         yield running
 
 
@@ -49,8 +50,9 @@ def tiny_opt(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def demo_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Services started by this test load the demo checkpoint."""
+    """Services started by this test load the demo checkpoint, and pictures from loopback."""
     monkeypatch.setenv("BLIP2_MODEL", str(CHECKPOINT))
+    monkeypatch.setenv("BLIP2_ALLOWED_HOSTS", "127.0.0.1")
 
 
 @pytest.fixture(scope="session")

@@ -57,8 +57,9 @@ def test_every_setting_is_there_with_its_default():
     listed = rows("## Configure it")
     expected = set(Settings.model_fields) - set(GenerationOptions.model_fields)
     assert listed.keys() - {"generation options"} == expected
+    defaults = {name: Settings.model_fields[name].default for name in expected}
     assert {name: listed[name] for name in expected} == {
-        name: str(Settings.model_fields[name].default) for name in expected
+        name: "none" if default == () else str(default) for name, default in defaults.items()
     }
 
 
