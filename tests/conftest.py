@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-# Read by jina, transformers and torch when they are imported. No test may reach out of this machine; and models as small
-# as these run fastest on one thread, above all where several services share the cores.
+# Read by jina, transformers and torch when they are imported. No test may reach out of this machine; and models as
+# small as these run fastest on one thread, above all where several services share the cores.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["JINA_OPTOUT_TELEMETRY"] = "1"
