@@ -32,6 +32,8 @@ class ErrorCode(str, Enum):
     INVALID_OPTIONS = "INVALID_OPTIONS"
     # The service
     OVERLOADED = "OVERLOADED"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    DEVICE_LOST = "DEVICE_LOST"
     INTERNAL = "INTERNAL"
 
 

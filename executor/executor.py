@@ -74,8 +74,8 @@ class Blip2Executor(Executor):
             self.settings.image_limits(),
             self.settings.decode_threads,
         )
-        self._batcher: Batcher[_Question, str] = Batcher(
-            self._answer_batch, batching.preferred_batch_size, batching.timeout / 1000, self.settings.max_queue
+        self._batcher: Batcher[_Question, list[_Question], str] = Batcher(
+            list, self._answer_batch, batching.preferred_batch_size, batching.timeout / 1000, self.settings.max_queue
         )
         # Enough to keep the device busy; the rest of a long request waits here and not in everybody's queue.
         self._documents_in_flight = 2 * batching.preferred_batch_size
