@@ -5,18 +5,17 @@ Knows Jina and the order of things; the work itself is done in `images`, `prompt
 
 import asyncio
 import uuid
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from docarray import DocList
 from jina import Executor, requests
 
 from . import checkpoint, prompts
 from .batcher import Batcher
 from .batching import BatchingOptions
+from .engine import Engine, PreparedBatch, Question, batch_key
 from .errors import ErrorCode, RequestError
-from .generation import OPTION_NAMES, GenerationOptions
+from .generation import OPTION_NAMES
 from .images import ImageLoader, RequestImages
 from .model import Blip2Model
 from .schemas import ImagePrompt, Response
@@ -24,14 +23,6 @@ from .settings import Settings, keywords_from_settings
 
 _JINA_PARAMETERS = frozenset({"__results__"})
 """Keys that Jina's own client and gateway put into every request's `parameters`."""
-
-
-class _Question(NamedTuple):
-    """A document on its way through the device."""
-
-    pixels: torch.Tensor
-    token_ids: list[int]
-    options: GenerationOptions
 
 
 class Blip2Executor(Executor):
@@ -74,8 +65,13 @@ class Blip2Executor(Executor):
             self.settings.image_limits(),
             self.settings.decode_threads,
         )
-        self._batcher: Batcher[_Question, list[_Question], str] = Batcher(
-            list, self._answer_batch, batching.preferred_batch_size, batching.timeout / 1000, self.settings.max_queue
+        self._engine = Engine(self._model, self.settings.feature_cache_mb * 1_000_000)
+        self._batcher: Batcher[Question, PreparedBatch, str] = Batcher(
+            self._engine.prepare,
+            self._engine.run,
+            batching.preferred_batch_size,
+            batching.timeout / 1000,
+            self.settings.max_queue,
         )
         # Enough to keep the device busy; the rest of a long request waits here and not in everybody's queue.
         self._documents_in_flight = 2 * batching.preferred_batch_size
@@ -120,13 +116,8 @@ class Blip2Executor(Executor):
         options = self._defaults.merged(parameters, own)
         token_ids = self._model.tokenize(prompts.render(doc.prompt, self.settings.prompt_template))
         pixels = await images.load(doc.img, doc.img_bytes)
-        # An answer with a seed depends on its own random numbers only, so it travels alone.
-        key = (options, uuid.uuid4() if options.seed is not None else None)
-        return await asyncio.wrap_future(self._batcher.submit(_Question(pixels, token_ids, options), key))
-
-    def _answer_batch(self, questions: Sequence[_Question]) -> list[str]:
-        features = self._model.encode_images(torch.stack([question.pixels for question in questions]))
-        return self._model.generate(features, [question.token_ids for question in questions], questions[0].options)
+        question = Question(pixels, token_ids, options)
+        return await asyncio.wrap_future(self._batcher.submit(question, batch_key(question)))
 
     def _load_checkpoint(self) -> checkpoint.Checkpoint:
         settings = self.settings

@@ -76,13 +76,12 @@ class GenerationOptions(BaseModel):
         return self.model_copy(update=without_effect)
 
     def generate_kwargs(self) -> dict[str, Any]:
-        """Arguments for transformers' `generate`, all of them explicit: a checkpoint's own defaults have no say."""
+        """Arguments for transformers' `generate`, all of them explicit: a checkpoint's own defaults have no say.
+
+        Sampling is not among them: that is `executor.sampling`'s, on top of a greedy search.
+        """
         kwargs = self.model_dump(exclude={"do_sample", "temperature", "top_p", "top_k", "seed"})
-        kwargs["do_sample"] = self.samples
-        if self.samples:
-            # 1.0 and 0 are transformers' values for "off".
-            kwargs |= {"temperature": self.temperature or 1.0, "top_p": self.top_p or 1.0, "top_k": self.top_k or 0}
-        return kwargs
+        return kwargs | {"do_sample": False}
 
 
 OPTION_NAMES = frozenset(GenerationOptions.model_fields)

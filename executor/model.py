@@ -1,22 +1,31 @@
 """The checkpoint on its device: encodes pictures, generates text.
 
 Knows torch and transformers; knows nothing of Jina, of requests or of queues. `tokenize` belongs to one thread,
-everything else to one other.
+`encode_images` and `generate` to one other; `pad` and `upload` may run on any.
 """
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from transformers import LogitsProcessorList
 
 from .checkpoint import Checkpoint
 from .errors import ErrorCode, RequestError, StartupError
 from .generation import GenerationOptions
+from .sampling import RowwiseSampling
 
 _LONGEST_PIECE = 16
 """Characters; SentencePiece's default `max_sentencepiece_length`. Text is measured by it before it is tokenised."""
+
+
+class PaddedPrompts(NamedTuple):
+    """Prompts of one batch, the picture's tokens first: int64 tensors of shape (batch, length) on the device."""
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
 
 
 class Blip2Model:
@@ -30,6 +39,7 @@ class Blip2Model:
         max_prompt_tokens: longest prompt, in tokens, without the picture's.
 
     Attributes:
+        device: where the checkpoint is.
         image_size: (height, width) in pixels of the pictures.
         resample: Pillow's filter with which they were resized.
     """
@@ -39,7 +49,7 @@ class Blip2Model:
         self._tokenizer = checkpoint.processor.tokenizer
         # A fast tokenizer refuses to encode in one thread while another one decodes ("Already borrowed").
         self._decoder = copy.deepcopy(self._tokenizer)
-        self._device = checkpoint.device
+        self.device = checkpoint.device
         self._max_prompt_tokens = max_prompt_tokens
         self._language_model = self._model.language_model
         self._is_encoder_decoder = bool(self._language_model.config.is_encoder_decoder)
@@ -49,7 +59,7 @@ class Blip2Model:
         image_processor = checkpoint.processor.image_processor
         self.image_size = _size(image_processor)
         self.resample = int(image_processor.resample)
-        self._normalised = _normalised_levels(image_processor).to(self._device)
+        self._normalised = _normalised_levels(image_processor).to(self.device)
 
     def tokenize(self, prompt: str) -> list[int]:
         """Token ids of a prompt, with the tokenizer's own begin and end. One thread at a time, beside `generate`'s.
@@ -69,55 +79,8 @@ class Blip2Model:
             )
         return token_ids
 
-    @torch.inference_mode()
-    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
-        """What the language model sees of each picture.
-
-        Args:
-            pixels: uint8 tensor of shape (batch, 3, height, width).
-
-        Returns:
-            Tensor of shape (batch, num_query_tokens, hidden), in the language model's dtype, on the device.
-        """
-        levels = pixels.to(self._device).to(torch.int64)
-        channels = torch.arange(3, device=self._device).view(1, 3, 1, 1)
-        pixel_values = self._normalised[channels, levels].to(self._model.vision_model.dtype)
-        features: torch.Tensor = self._model.get_image_features(pixel_values).pooler_output
-        return features
-
-    @torch.inference_mode()
-    def generate(
-        self, features: torch.Tensor, prompts: Sequence[Sequence[int]], options: GenerationOptions
-    ) -> list[str]:
-        """One answer per row.
-
-        Args:
-            features: from `encode_images`, one row per prompt.
-            prompts: token ids from `tokenize`.
-            options: the same for every row. With a `seed` there must be one row: the answer depends on nothing else.
-
-        Returns:
-            Answers without special tokens and surrounding white space.
-        """
-        input_ids, attention_mask = self._pad(prompts)
-        embeddings = self._language_model.get_input_embeddings()(input_ids)
-        is_image = torch.eq(input_ids, self._image_token_id).unsqueeze(-1)
-        inputs: dict[str, Any] = {
-            "inputs_embeds": embeddings.masked_scatter(is_image, features.to(embeddings.dtype)),
-            "attention_mask": attention_mask,
-        }
-        if not self._is_encoder_decoder:
-            # As in `Blip2ForConditionalGeneration.generate`: penalties on repetition see the prompt. They must not see
-            # padding, which depends on the batch, so it looks like more of the picture, which every row has.
-            inputs["input_ids"] = input_ids.where(attention_mask.bool(), self._image_token_id)
-        with _Seeded(options.seed, self._device):
-            tokens = self._language_model.generate(**inputs, **options.generate_kwargs())
-        if not self._is_encoder_decoder:
-            tokens = tokens[:, input_ids.shape[1] :]
-        return [answer.strip() for answer in self._decoder.batch_decode(tokens, skip_special_tokens=True)]
-
-    def _pad(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(input ids, attention mask), both int64 of shape (batch, length), with the picture's tokens first."""
+    def pad(self, prompts: Sequence[Sequence[int]]) -> PaddedPrompts:
+        """Token ids from `tokenize`, one row each, on the device."""
         picture = [self._image_token_id] * self._num_query_tokens
         length = len(picture) + max(len(prompt) for prompt in prompts)
         ids, mask = [], []
@@ -130,23 +93,67 @@ class Blip2Model:
             else:
                 ids.append([self._pad_token_id] * padding + row)
                 mask.append([0] * padding + [1] * len(row))
-        return torch.tensor(ids, device=self._device), torch.tensor(mask, device=self._device)
+        return PaddedPrompts(self.upload(torch.tensor(ids)), self.upload(torch.tensor(mask)))
 
+    def upload(self, tensor: torch.Tensor) -> torch.Tensor:
+        """`tensor` on the device. To CUDA through pinned memory, so that the calling thread does not wait for it."""
+        if self.device.type != "cuda":
+            return tensor.to(self.device)
+        return tensor.pin_memory().to(self.device, non_blocking=True)
 
-class _Seeded:
-    """Repeatable random numbers inside, and no effect on those outside."""
+    @torch.inference_mode()
+    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
+        """What the language model sees of each picture.
 
-    def __init__(self, seed: int | None, device: torch.device) -> None:
-        self._seed = seed
-        self._fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [], enabled=seed is not None)
+        Args:
+            pixels: uint8 tensor of shape (batch, 3, height, width).
 
-    def __enter__(self) -> None:
-        self._fork.__enter__()
-        if self._seed is not None:
-            torch.manual_seed(self._seed)
+        Returns:
+            Tensor of shape (batch, num_query_tokens, hidden), in the language model's dtype, on the device.
+        """
+        levels = pixels.to(self.device, torch.int64)
+        channels = torch.arange(3, device=self.device).view(1, 3, 1, 1)
+        pixel_values = self._normalised[channels, levels].to(self._model.vision_model.dtype)
+        features: torch.Tensor = self._model.get_image_features(pixel_values).pooler_output
+        return features.to(self._language_model.get_input_embeddings().weight.dtype)
 
-    def __exit__(self, *error: Any) -> None:
-        self._fork.__exit__(*error)
+    @torch.inference_mode()
+    def generate(
+        self,
+        features: torch.Tensor,
+        prompts: PaddedPrompts,
+        options: GenerationOptions,
+        seeds: Sequence[int | None] | None = None,
+    ) -> list[str]:
+        """One answer per row.
+
+        Args:
+            features: from `encode_images`, one row per prompt.
+            prompts: from `pad`.
+            options: the same for every row.
+            seeds: for each row what its random numbers depend on, instead of `options.seed`.
+
+        Returns:
+            Answers without special tokens and surrounding white space.
+        """
+        input_ids, attention_mask = prompts
+        embeddings = self._language_model.get_input_embeddings()(input_ids)
+        is_image = torch.eq(input_ids, self._image_token_id).unsqueeze(-1)
+        inputs: dict[str, Any] = {
+            "inputs_embeds": embeddings.masked_scatter(is_image, features),
+            "attention_mask": attention_mask,
+        }
+        if not self._is_encoder_decoder:
+            # As in `Blip2ForConditionalGeneration.generate`: penalties on repetition see the prompt. They must not see
+            # padding, which depends on the batch, so it looks like more of the picture, which every row has.
+            inputs["input_ids"] = input_ids.where(attention_mask.bool(), self._image_token_id)
+        if options.samples:
+            row_seeds = seeds if seeds is not None else [options.seed] * len(input_ids)
+            inputs["logits_processor"] = LogitsProcessorList([RowwiseSampling(options, row_seeds, self.device)])
+        tokens = self._language_model.generate(**inputs, **options.generate_kwargs())
+        if not self._is_encoder_decoder:
+            tokens = tokens[:, input_ids.shape[1] :]
+        return [answer.strip() for answer in self._decoder.batch_decode(tokens, skip_special_tokens=True)]
 
 
 def _size(image_processor: Any) -> tuple[int, int]:

@@ -47,6 +47,9 @@ class Settings(BaseSettings, GenerationOptions):
     prompt_template: str = Field(default=VQA_TEMPLATE, description="what a bare question is put into, at its {}")
     max_prompt_tokens: int = Field(default=512, ge=1, le=2048, description="longest prompt, in tokens")
     max_queue: int = Field(default=1024, ge=1, description="documents that may wait for the device")
+    feature_cache_mb: int = Field(
+        default=256, ge=0, description="megabytes of image features kept on the device; 0 keeps none"
+    )
     max_image_bytes: int = Field(default=20_000_000, ge=1, description="largest encoded picture, in bytes")
     max_image_pixels: int = Field(
         default=50_000_000, ge=1, le=PILLOW_MAX_PIXELS, description="largest picture, width x height"

@@ -97,7 +97,8 @@ def ask(loaded: checkpoint.Checkpoint, pixels: torch.Tensor) -> list[str]:
     from executor.generation import GenerationOptions
 
     model = Blip2Model(loaded, max_prompt_tokens=64)
-    return model.generate(model.encode_images(pixels), [model.tokenize("how many cats ?")], GenerationOptions())
+    prompts = model.pad([model.tokenize("how many cats ?")])
+    return model.generate(model.encode_images(pixels), prompts, GenerationOptions())
 
 
 def test_a_missing_weight_is_fatal(copy):

@@ -66,7 +66,9 @@ def reference(folder: Path, picture: Image.Image, prompt: str, options: Generati
 @pytest.mark.parametrize("options", [GREEDY, BEAMS, PENALISED], ids=["greedy", "beams", "penalised"])
 def test_a_batch_answers_as_transformers_does_one_by_one(model, tiny, options):
     pictures = draw_pictures(len(PROMPTS))
-    answers = model.generate(model.encode_images(as_tensor(pictures)), [model.tokenize(p) for p in PROMPTS], options)
+    answers = model.generate(
+        model.encode_images(as_tensor(pictures)), model.pad([model.tokenize(p) for p in PROMPTS]), options
+    )
     assert answers == [reference(tiny, *asked, options) for asked in zip(pictures, PROMPTS, strict=True)]
     assert len(set(answers)) > 1
 
@@ -74,15 +76,15 @@ def test_a_batch_answers_as_transformers_does_one_by_one(model, tiny, options):
 def test_a_row_does_not_depend_on_its_batch(model):
     features = model.encode_images(as_tensor(draw_pictures(len(PROMPTS))))
     prompts = [model.tokenize(prompt) for prompt in PROMPTS]
-    together = model.generate(features, prompts, GREEDY)
+    together = model.generate(features, model.pad(prompts), GREEDY)
     order = random.Random(1).sample(range(len(PROMPTS)), len(PROMPTS))
-    shuffled = model.generate(features[order], [prompts[place] for place in order], GREEDY)
+    shuffled = model.generate(features[order], model.pad([prompts[place] for place in order]), GREEDY)
     assert shuffled == [together[place] for place in order]
 
 
 def test_the_prompt_is_not_echoed(model):
     features = model.encode_images(as_tensor(draw_pictures(1)))
-    answer = model.generate(features, [model.tokenize(PROMPTS[0])], GenerationOptions(max_new_tokens=3))[0]
+    answer = model.generate(features, model.pad([model.tokenize(PROMPTS[0])]), GenerationOptions(max_new_tokens=3))[0]
     assert len(answer.split()) <= 3
 
 
@@ -97,8 +99,8 @@ def test_special_tokens_in_a_prompt_are_plain_text(model):
         assert not special & set(model.tokenize(text))
     features = model.encode_images(as_tensor(draw_pictures(2)))
     prompts = [model.tokenize("how many <image> cats ?"), model.tokenize("how many cats ?")]
-    alone = model.generate(features[1:], prompts[1:], GREEDY)
-    assert model.generate(features, prompts, GREEDY)[1:] == alone
+    alone = model.generate(features[1:], model.pad(prompts[1:]), GREEDY)
+    assert model.generate(features, model.pad(prompts), GREEDY)[1:] == alone
 
 
 @pytest.mark.parametrize("prompt", ["cats " * 100, "x" * 1_000_000])
@@ -110,7 +112,7 @@ def test_a_prompt_over_the_limit_is_refused(model, prompt):
 
 def test_a_seed_repeats_a_sampled_answer_and_leaves_other_random_numbers_alone(model):
     features = model.encode_images(as_tensor(draw_pictures(1)))
-    prompt = [model.tokenize(PROMPTS[0])]
+    prompt = model.pad([model.tokenize(PROMPTS[0])])
     sampled = GenerationOptions(temperature=2.0, seed=7)
     state = torch.random.get_rng_state()
     first = model.generate(features, prompt, sampled)
@@ -139,7 +141,7 @@ def test_on_cuda_the_default_is_float16_and_answers_are_those_of_the_cpu(tiny, m
     features = as_tensor(draw_pictures(len(PROMPTS)))
     cuda_model = Blip2Model(on_cuda, max_prompt_tokens=64)
     answers = [
-        each.generate(each.encode_images(features), [each.tokenize(prompt) for prompt in PROMPTS], GREEDY)
+        each.generate(each.encode_images(features), each.pad([each.tokenize(prompt) for prompt in PROMPTS]), GREEDY)
         for each in (cuda_model, model)
     ]
     assert answers[0] == answers[1]
