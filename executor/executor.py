@@ -57,7 +57,7 @@ class Blip2Executor(Executor):
         self.settings = Settings.resolve(settings)
         for warning in Settings.unknown_environment():
             self.logger.warning(warning)
-        self._defaults = self.settings.generation_options()
+        self._defaults = self.settings.generation()
         self._model = Blip2Model(self._load_checkpoint(), self.settings.max_prompt_tokens)
         self._images = ImageLoader(
             self._model.image_size,
@@ -83,7 +83,7 @@ class Blip2Executor(Executor):
 
         Args:
             docs: pictures and prompts.
-            parameters: generation options for all documents of the request.
+            parameters: generation options, and `preset`, for all documents of the request.
         """
         options = {name: value for name, value in (parameters or {}).items() if name not in _JINA_PARAMETERS}
         slots = asyncio.Semaphore(self._documents_in_flight)
@@ -112,9 +112,9 @@ class Blip2Executor(Executor):
             return Response(id=doc.id, error=str(RequestError(ErrorCode.INTERNAL, message)))
 
     async def _answer(self, doc: ImagePrompt, parameters: dict[str, Any], images: RequestImages) -> str:
-        own = {name: value for name in OPTION_NAMES if (value := getattr(doc, name)) is not None}
-        options = self._defaults.merged(parameters, own)
-        token_ids = self._model.tokenize(prompts.render(doc.prompt, self.settings.prompt_template))
+        own = {name: value for name in ("preset", *OPTION_NAMES) if (value := getattr(doc, name)) is not None}
+        template, options = self._defaults.merged(parameters, own)
+        token_ids = self._model.tokenize(prompts.render(doc.prompt, template))
         pixels = await images.load(doc.img, doc.img_bytes)
         question = Question(pixels, token_ids, options)
         return await asyncio.wrap_future(self._batcher.submit(question, batch_key(question)))

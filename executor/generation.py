@@ -5,11 +5,25 @@ so options are put into a canonical form: what has no effect does not split a ba
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import ErrorCode, RequestError
+
+MaxNewTokens = Annotated[int, Field(ge=1, le=256, description="longest answer, in tokens")]
+MinNewTokens = Annotated[int, Field(ge=0, le=256, description="shortest answer, in tokens")]
+NumBeams = Annotated[int, Field(ge=1, le=16, description="beams of the search; 1 is greedy")]
+LengthPenalty = Annotated[
+    float, Field(ge=-10, le=10, description="with beams: above 0 favours long answers, below 0 short ones")
+]
+RepetitionPenalty = Annotated[float, Field(ge=0.1, le=10, description="above 1 discourages repetition")]
+NoRepeatNgramSize = Annotated[int, Field(ge=0, le=20, description="n-grams of this size occur once; 0 is off")]
+DoSample = Annotated[bool, Field(description="draw tokens at random instead of taking the likeliest")]
+Temperature = Annotated[float, Field(ge=0.01, le=10, description="sampling: flatness of the distribution")]
+TopP = Annotated[float, Field(gt=0, le=1, description="sampling: only the likeliest with this mass")]
+TopK = Annotated[int, Field(ge=1, le=1000, description="sampling: only this many likeliest")]
+Seed = Annotated[int, Field(ge=0, lt=2**31, description="sampling: makes the answer repeatable")]
 
 
 class GenerationOptions(BaseModel):
@@ -21,21 +35,17 @@ class GenerationOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    max_new_tokens: int = Field(default=20, ge=1, le=256, description="longest answer, in tokens")
-    min_new_tokens: int = Field(default=0, ge=0, le=256, description="shortest answer, in tokens")
-    num_beams: int = Field(default=1, ge=1, le=16, description="beams of the search; 1 is greedy")
-    length_penalty: float = Field(
-        default=1.0, ge=-10, le=10, description="with beams: above 0 favours long answers, below 0 short ones"
-    )
-    repetition_penalty: float = Field(default=1.0, ge=0.1, le=10, description="above 1 discourages repetition")
-    no_repeat_ngram_size: int = Field(default=0, ge=0, le=20, description="n-grams of this size occur once; 0 is off")
-    do_sample: bool | None = Field(default=None, description="draw tokens at random instead of taking the likeliest")
-    temperature: float | None = Field(
-        default=None, ge=0.01, le=10, description="sampling: flatness of the distribution"
-    )
-    top_p: float | None = Field(default=None, gt=0, le=1, description="sampling: only the likeliest with this mass")
-    top_k: int | None = Field(default=None, ge=1, le=1000, description="sampling: only this many likeliest")
-    seed: int | None = Field(default=None, ge=0, lt=2**31, description="sampling: makes the answer repeatable")
+    max_new_tokens: MaxNewTokens = 20
+    min_new_tokens: MinNewTokens = 0
+    num_beams: NumBeams = 1
+    length_penalty: LengthPenalty = 1.0
+    repetition_penalty: RepetitionPenalty = 1.0
+    no_repeat_ngram_size: NoRepeatNgramSize = 0
+    do_sample: DoSample | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    top_k: TopK | None = None
+    seed: Seed | None = None
 
     @model_validator(mode="after")
     def _agree(self) -> "GenerationOptions":
@@ -98,7 +108,7 @@ def _explain(error: ValidationError) -> str:
             findings.append(f"'{name}': {_lower_first(finding['msg'])}")
         else:
             findings.append(_lower_first(finding["msg"].removeprefix("Value error, ")))
-    return f"{'; '.join(findings)}. The options are: {', '.join(GenerationOptions.model_fields)}."
+    return f"{'; '.join(findings)}. The options are: preset, {', '.join(GenerationOptions.model_fields)}."
 
 
 def _lower_first(text: str) -> str:

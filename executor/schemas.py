@@ -17,7 +17,7 @@ class ImagePrompt(BaseDoc):
 
     `img` is an `http(s)://` URL or a `data:` URI; `img_bytes`, an encoded picture (JPEG, PNG, ...), wins over it. The
     generation options are those of `executor.generation.GenerationOptions`; where they are set, they win over the
-    request's `parameters` and the service's defaults.
+    request's `parameters` and the service's defaults. `preset`, a name of `executor.presets.PRESETS`, replaces both.
     """
 
     # Optional, so that a missing field becomes this document's error and not the whole request's.
@@ -25,6 +25,7 @@ class ImagePrompt(BaseDoc):
     prompt: str | None = None
     img_bytes: bytes | None = None
 
+    preset: str | None = None
     max_new_tokens: int | None = None
     min_new_tokens: int | None = None
     num_beams: int | None = None

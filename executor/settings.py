@@ -13,24 +13,30 @@ import os
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
+from . import generation
 from .addresses import AddressPolicy
 from .decoding import PILLOW_MAX_PIXELS
-from .errors import StartupError
-from .generation import GenerationOptions
+from .errors import RequestError, StartupError
+from .generation import OPTION_NAMES
 from .limits import ImageLimits
 from .local_files import LocalFiles
-from .prompts import VQA_TEMPLATE
+from .presets import PRESETS, Generation, PresetName
 
 ENV_PREFIX = "BLIP2_"
 
 
-class Settings(BaseSettings, GenerationOptions):
-    """The `with:` keys of config.yml. Those of `GenerationOptions` are the defaults of every document."""
+class Settings(BaseSettings):
+    """The `with:` keys of config.yml.
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=ENV_PREFIX, env_ignore_empty=True)
+    Those of `GenerationOptions` change the preset for every document; where they are None, the preset's value counts.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, env_prefix=ENV_PREFIX, env_ignore_empty=True
+    )
 
     model: str = Field(
         default="Salesforce/blip2-flan-t5-xl", min_length=1, description="checkpoint: hub id or local directory"
@@ -44,7 +50,19 @@ class Settings(BaseSettings, GenerationOptions):
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
         default="auto", description="of the weights; auto is float16 on CUDA and float32 on CPU"
     )
-    prompt_template: str = Field(default=VQA_TEMPLATE, description="what a bare question is put into, at its {}")
+    preset: PresetName = Field(default="article", description="how documents are answered unless they say otherwise")
+    prompt_template: str | None = Field(default=None, description="what a bare question is put into, at its {}")
+    max_new_tokens: generation.MaxNewTokens | None = None
+    min_new_tokens: generation.MinNewTokens | None = None
+    num_beams: generation.NumBeams | None = None
+    length_penalty: generation.LengthPenalty | None = None
+    repetition_penalty: generation.RepetitionPenalty | None = None
+    no_repeat_ngram_size: generation.NoRepeatNgramSize | None = None
+    do_sample: generation.DoSample | None = None
+    temperature: generation.Temperature | None = None
+    top_p: generation.TopP | None = None
+    top_k: generation.TopK | None = None
+    seed: generation.Seed | None = None
     max_prompt_tokens: int = Field(default=512, ge=1, le=2048, description="longest prompt, in tokens")
     max_queue: int = Field(default=1024, ge=1, description="documents that may wait for the device")
     feature_cache_mb: int = Field(
@@ -84,8 +102,8 @@ class Settings(BaseSettings, GenerationOptions):
 
     @field_validator("prompt_template")
     @classmethod
-    def _has_one_place(cls, template: str) -> str:
-        if template.count("{}") != 1:
+    def _has_one_place(cls, template: str | None) -> str | None:
+        if template is not None and template.count("{}") != 1:
             raise ValueError("must contain {} exactly once: the question goes there")
         return template
 
@@ -115,9 +133,19 @@ class Settings(BaseSettings, GenerationOptions):
         """What concerns pictures alone."""
         return ImageLimits(**{field.name: getattr(self, field.name) for field in dataclasses.fields(ImageLimits)})
 
-    def generation_options(self) -> GenerationOptions:
-        """The generation defaults alone."""
-        return GenerationOptions(**{name: getattr(self, name) for name in GenerationOptions.model_fields})
+    @model_validator(mode="after")
+    def _options_agree(self) -> "Settings":
+        try:
+            self.generation()
+        except RequestError as error:
+            raise ValueError(str(error).partition(": ")[2]) from None
+        return self
+
+    def generation(self) -> Generation:
+        """How a document is answered that chooses nothing."""
+        changes = {name: value for name in OPTION_NAMES if (value := getattr(self, name)) is not None}
+        chosen = PRESETS[self.preset].merged(changes)
+        return chosen if self.prompt_template is None else chosen._replace(prompt_template=self.prompt_template)
 
     @classmethod
     def resolve(cls, configured: dict[str, Any]) -> "Settings":
@@ -175,7 +203,10 @@ def _unknown(name: str, what: str) -> str:
 
 
 def _invalid(finding: Any) -> str:
+    message = finding["msg"].removeprefix("Value error, ")
+    if not finding["loc"]:
+        return f"settings that do not go together: {message}"
     name = ".".join(str(part) for part in finding["loc"])
     variable = f"{ENV_PREFIX}{name.upper()}"
     source = f" (from {variable})" if variable in os.environ else ""
-    return f"setting '{name}'{source} is {finding['input']!r}: {finding['msg'].removeprefix('Value error, ')}"
+    return f"setting '{name}'{source} is {finding['input']!r}: {message}"

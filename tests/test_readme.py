@@ -11,6 +11,7 @@ from jina import Client
 from demo.service import ROOT, free_port
 from executor import ErrorCode, ImagePrompt, Response
 from executor.generation import GenerationOptions
+from executor.presets import PRESETS
 from executor.settings import Settings
 
 README = (ROOT / "README.md").read_text()
@@ -45,29 +46,47 @@ def test_the_articles_client_and_server_are_a_pair(pictures_url):
     assert run(server.replace("dep.block()", asking))[-1].strip() == "two"
 
 
-def rows(heading: str) -> dict[str, str]:
-    """First column -> second column of the table under a heading."""
+def cells(heading: str) -> list[list[str]]:
+    """The table under a heading, less its own."""
     section = README.split(heading, 1)[1]
     table = section[section.index("\n|") :].split("\n\n", 1)[0]
-    cells = [line.strip("|").split("|") for line in table.strip().splitlines()[2:]]
-    return {row[0].strip().strip("`"): row[1].strip().strip("`") for row in cells}
+    return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in table.strip().splitlines()[2:]]
+
+
+def rows(heading: str) -> dict[str, str]:
+    """First column -> second column of the table under a heading."""
+    return {row[0]: row[1] for row in cells(heading)}
+
+
+def shown(default: object) -> str:
+    return "none" if default in (None, ()) else str(default)
 
 
 def test_every_setting_is_there_with_its_default():
     listed = rows("## Configure it")
     expected = set(Settings.model_fields) - set(GenerationOptions.model_fields)
     assert listed.keys() - {"generation options"} == expected
-    defaults = {name: Settings.model_fields[name].default for name in expected}
     assert {name: listed[name] for name in expected} == {
-        name: "none" if default == () else str(default) for name, default in defaults.items()
+        name: shown(Settings.model_fields[name].default) for name in expected
     }
 
 
 def test_every_generation_option_is_there_with_its_default():
     defaults = {name: field.default for name, field in GenerationOptions.model_fields.items()}
-    assert rows("### Generation options") == {
-        name: "none" if default is None else str(default) for name, default in defaults.items()
-    }
+    assert rows("### Generation options") == {name: shown(default) for name, default in defaults.items()}
+
+
+def test_every_preset_is_there_with_its_template_and_what_it_changes():
+    assert rows("### Presets") == {name: preset.prompt_template for name, preset in PRESETS.items()}
+    listed = {name: options for name, _, options, *_ in cells("### Presets")}
+    for name, preset in PRESETS.items():
+        changed = {
+            option: value
+            for option, value in preset.options.model_dump().items()
+            if value != GenerationOptions.model_fields[option].default
+        }
+        written = dict(pair.split("=") for pair in listed[name].split(", ") if "=" in pair)
+        assert written == {option: str(value) for option, value in changed.items()}
 
 
 def test_every_error_code_that_can_occur_is_there():

@@ -7,6 +7,7 @@ from demo.service import ROOT
 from executor import Blip2Executor
 from executor.batching import BatchingOptions
 from executor.errors import StartupError
+from executor.presets import PRESETS
 from executor.settings import Settings
 
 CONFIG = yaml.safe_load((ROOT / "config.yml").read_text())
@@ -55,6 +56,32 @@ def test_an_unknown_setting_is_an_error_that_names_the_nearest_known_one():
 )
 def test_an_invalid_setting_is_an_error_that_names_it(configured, names):
     with pytest.raises(StartupError, match=f"setting '{names}'"):
+        Settings.resolve(configured)
+
+
+def test_config_yml_as_it_is_changes_nothing_of_a_preset(monkeypatch):
+    for name, preset in PRESETS.items():
+        monkeypatch.setenv("BLIP2_PRESET", name)
+        assert Settings.resolve(CONFIG["with"]).generation() == preset.merged()
+
+
+def test_a_setting_changes_that_one_value_of_the_services_preset():
+    template, options = Settings.resolve({"preset": "paper", "num_beams": 3}).generation()
+    assert template == "Question: {} Short answer:"
+    assert (options.num_beams, options.length_penalty, options.max_new_tokens) == (3, -1.0, 10)
+    assert Settings.resolve({"preset": "paper", "prompt_template": "Q: {}"}).generation().prompt_template == "Q: {}"
+
+
+@pytest.mark.parametrize(
+    ("configured", "message"),
+    [
+        ({"preset": "paper", "temperature": 0.7}, "do not go together: sampling .* needs num_beams 1"),
+        ({"preset": "paper", "min_new_tokens": 15}, "do not go together: min_new_tokens"),
+        ({"preset": "papers"}, "setting 'preset' is 'papers'"),
+    ],
+)
+def test_settings_that_contradict_the_preset_end_the_start(configured, message):
+    with pytest.raises(StartupError, match=message):
         Settings.resolve(configured)
 
 
