@@ -1,11 +1,14 @@
 """`python -m executor`: the service in one process, on a gRPC port.
 
 One process on purpose: there is no parent that could outlive a dead worker, and memory holds PyTorch once. Signals:
-SIGTERM and SIGINT end it.
+SIGTERM and SIGINT end it. So does a device that is lost for good: health says NOT_SERVING, clients are told, and the
+exit status is 1, so that whoever watches the process starts it again.
 """
 
 import argparse
+import asyncio
 import sys
+import threading
 from pathlib import Path
 
 from jina.excepts import PortAlreadyUsed
@@ -14,6 +17,9 @@ from jina.serve.runtimes.asyncio import AsyncNewLoopRuntime
 from jina.serve.runtimes.worker.request_handling import WorkerRequestHandler
 
 from .errors import StartupError
+
+_LAST_ANSWERS_S = 1.0
+"""Between a lost device and the end: what was in flight gets its error, and health checks see NOT_SERVING."""
 
 _CONFIG = Path(__file__).resolve().parent.parent / "config.yml"
 
@@ -31,7 +37,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serves until a signal. Returns the exit status: 0 after a signal, 1 where the service cannot start."""
+    """Serves until a signal. Returns the exit status: 0 after a signal, 1 without a start or with a lost device."""
     options = _parse(argv)
     if not options.config.is_file():
         return _fail(f"there is no configuration file {options.config}")
@@ -52,8 +58,26 @@ def main(argv: list[str] | None = None) -> int:
             return _fail(str(error))
         raise
     with runtime:
+        lost = _end_with_the_device(runtime)
         runtime.run_forever()
-    return 0
+    return 1 if lost.is_set() else 0
+
+
+def _end_with_the_device(runtime: AsyncNewLoopRuntime) -> threading.Event:
+    """Has `runtime` end when its Executor loses the device. Returns an event that is set when that happens."""
+    lost = threading.Event()
+
+    async def end() -> None:
+        await runtime.server.health_servicer.enter_graceful_shutdown()
+        await asyncio.sleep(_LAST_ANSWERS_S)
+        runtime.is_cancel.set()
+
+    def on_device_lost() -> None:
+        lost.set()
+        asyncio.run_coroutine_threadsafe(end(), runtime._loop)
+
+    runtime.server._request_handler._executor.on_device_lost = on_device_lost
+    return lost
 
 
 def _fail(message: str) -> int:

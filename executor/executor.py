@@ -5,6 +5,7 @@ Knows Jina and the order of things; the work itself is done in `images`, `prompt
 
 import asyncio
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from docarray import DocList
@@ -30,6 +31,10 @@ class Blip2Executor(Executor):
 
     Args:
         settings: the fields of `executor.settings.Settings`; the environment (`BLIP2_<NAME>`) wins over them.
+
+    Attributes:
+        on_device_lost: called once, on another thread, when the device has failed for good and every document in flight
+            has been told. Whoever runs the process sets it: nothing will be answered any more.
 
     Raises:
         StartupError: a setting, the device or the checkpoint is not as it must be.
@@ -72,7 +77,9 @@ class Blip2Executor(Executor):
             batching.preferred_batch_size,
             batching.timeout / 1000,
             self.settings.max_queue,
+            self._report_lost_device,
         )
+        self.on_device_lost: Callable[[], None] | None = None
         # Enough to keep the device busy; the rest of a long request waits here and not in everybody's queue.
         self._documents_in_flight = 2 * batching.preferred_batch_size
         self.logger.info(f"batches of at most {batching.preferred_batch_size}, waiting at most {batching.timeout:g} ms")
@@ -118,6 +125,11 @@ class Blip2Executor(Executor):
         pixels = await images.load(doc.img, doc.img_bytes)
         question = Question(pixels, token_ids, options)
         return await asyncio.wrap_future(self._batcher.submit(question, batch_key(question)))
+
+    def _report_lost_device(self, reason: BaseException) -> None:
+        self.logger.critical("the device is lost: no document will be answered", exc_info=reason)
+        if self.on_device_lost is not None:
+            self.on_device_lost()
 
     def _load_checkpoint(self) -> checkpoint.Checkpoint:
         settings = self.settings

@@ -1,0 +1,142 @@
+"""The server of `python -m executor` in this process, on a device that the test holds and lets go."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from docarray import DocList
+from jina.parsers import set_pod_parser
+from jina.serve.runtimes.servers.grpc import GRPCServer
+from jina.serve.runtimes.worker.request_handling import WorkerRequestHandler
+from jina.types.request.data import DataRequest
+
+from demo.service import free_port
+from executor import Blip2Executor, ImagePrompt
+from executor.batcher import Batcher
+from executor.engine import Engine, PreparedBatch, Question
+
+TIMEOUT_S = 60
+
+
+class HeldEngine(Engine):
+    """Answers a document with its seed, one batch at a time, and only when the test lets it.
+
+    Attributes:
+        batches: the seeds of each batch that reached the device.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.batches: list[list[int | None]] = []
+        self.entered = threading.Semaphore(0)
+        self.proceed = threading.Semaphore(0)
+
+    def run(self, batch: PreparedBatch) -> list[str]:
+        self.batches.append(batch.seeds)
+        self.entered.release()
+        assert self.proceed.acquire(timeout=TIMEOUT_S)
+        return [str(seed) for seed in batch.seeds]
+
+    def let(self, batches: int) -> None:
+        self.proceed.release(batches)
+
+
+class WatchedBatcher(Batcher[Question, PreparedBatch, str]):
+    """Lets a test wait for what is submitted."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.submitted: list[int | None] = []
+        self.left: list[int | None] = []
+        self.moved = threading.Condition()
+
+    def submit(self, item: Question, key: Any = None) -> Any:
+        future = super().submit(item, key)
+        with self.moved:
+            self.submitted.append(item.options.seed)
+            self.moved.notify_all()
+
+        def note(_: object) -> None:
+            if future.cancelled():
+                with self.moved:
+                    self.left.append(item.options.seed)
+                    self.moved.notify_all()
+
+        future.add_done_callback(note)
+        return future
+
+    def wait_for_submitted(self, seeds: Sequence[int]) -> None:
+        with self.moved:
+            assert self.moved.wait_for(lambda: set(seeds) <= set(self.submitted), TIMEOUT_S)
+
+    def wait_for_left(self, seeds: Sequence[int]) -> None:
+        with self.moved:
+            assert self.moved.wait_for(lambda: set(seeds) <= set(self.left), TIMEOUT_S)
+
+
+class HeldService:
+    """A running server, its port and its parts."""
+
+    def __init__(self, port: int, executor: Blip2Executor) -> None:
+        self.port = port
+        self.executor = executor
+        assert isinstance(executor._engine, HeldEngine)
+        assert isinstance(executor._batcher, WatchedBatcher)
+        self.engine = executor._engine
+        self.batcher = executor._batcher
+
+
+@contextmanager
+def hold_service(
+    monkeypatch: pytest.MonkeyPatch, uses: str = "Blip2Executor", **arguments: Any
+) -> Iterator[HeldService]:
+    """Serves `uses`, the name of a class or a file, with a held device. `arguments` are those of Jina's `jina executor`, such as `uses_with`."""
+    monkeypatch.setattr("executor.executor.Engine", HeldEngine)
+    monkeypatch.setattr("executor.executor.Batcher", WatchedBatcher)
+    # As the worker of a service without a gateway, less the signals that only a main thread can handle.
+    args = set_pod_parser().parse_args(["--name", "blip2"])
+    args.uses, args.host, args.port = uses, "127.0.0.1", free_port()
+    for name, value in arguments.items():
+        setattr(args, name, value)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    async def start() -> GRPCServer:
+        server = GRPCServer(name=args.name, runtime_args=args, req_handler_cls=WorkerRequestHandler)
+        await server.setup_server()
+        return server
+
+    server = asyncio.run_coroutine_threadsafe(start(), loop).result(TIMEOUT_S)
+    service = HeldService(args.port, server._request_handler._executor)
+    try:
+        yield service
+    finally:
+        service.engine.let(10_000)
+        asyncio.run_coroutine_threadsafe(server.shutdown(), loop).result(TIMEOUT_S)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(TIMEOUT_S)
+        loop.close()
+
+
+def numbered(picture: bytes, *seeds: int) -> DocList[ImagePrompt]:
+    """Documents that a `HeldEngine` knows by their seeds."""
+    return DocList[ImagePrompt](
+        ImagePrompt(id=str(seed), img_bytes=picture, prompt="how many cats?", do_sample=True, seed=seed)
+        for seed in seeds
+    )
+
+
+def as_request(documents: DocList[ImagePrompt]) -> DataRequest:
+    """What jina's client would send, for those who want to hold the call in their hands."""
+    request = DataRequest()
+    request.document_array_cls = DocList[ImagePrompt]
+    request.data.docs = documents
+    request.header.exec_endpoint = "/vqa"
+    request.header.request_id = "test"
+    return request
