@@ -70,6 +70,7 @@ class Blip2Executor(Executor):
             self.settings.image_limits(),
             self.settings.decode_threads,
         )
+        self.on_device_lost: Callable[[], None] | None = None
         self._engine = Engine(self._model, self.settings.feature_cache_mb * 1_000_000)
         self._batcher: Batcher[Question, PreparedBatch, str] = Batcher(
             self._engine.prepare,
@@ -79,7 +80,6 @@ class Blip2Executor(Executor):
             self.settings.max_queue,
             self._report_lost_device,
         )
-        self.on_device_lost: Callable[[], None] | None = None
         # Enough to keep the device busy; the rest of a long request waits here and not in everybody's queue.
         self._documents_in_flight = 2 * batching.preferred_batch_size
         self.logger.info(f"batches of at most {batching.preferred_batch_size}, waiting at most {batching.timeout:g} ms")
@@ -123,7 +123,7 @@ class Blip2Executor(Executor):
         template, options = self._defaults.merged(parameters, own)
         token_ids = self._model.tokenize(prompts.render(doc.prompt, template))
         pixels = await images.load(doc.img, doc.img_bytes)
-        question = Question(pixels, token_ids, options)
+        question = Question(pixels, token_ids, options.canonical())
         return await asyncio.wrap_future(self._batcher.submit(question, batch_key(question)))
 
     def _report_lost_device(self, reason: BaseException) -> None:

@@ -63,7 +63,7 @@ class GenerationOptions(BaseModel):
         return any(value is not None for value in (self.temperature, self.top_p, self.top_k))
 
     def merged(self, *overrides: Mapping[str, Any]) -> "GenerationOptions":
-        """These options with `overrides` on top, the last one winning, in canonical form.
+        """These options with `overrides` on top, the last one winning.
 
         Raises:
             RequestError: `INVALID_OPTIONS` for an unknown name, a wrong type or a value out of range.
@@ -72,12 +72,15 @@ class GenerationOptions(BaseModel):
         for override in overrides:
             values |= override
         try:
-            return GenerationOptions(**values).canonical()
+            return GenerationOptions(**values)
         except ValidationError as error:
             raise RequestError(ErrorCode.INVALID_OPTIONS, _explain(error)) from None
 
     def canonical(self) -> "GenerationOptions":
-        """Equal for options that generate the same: what has no effect here is at its default."""
+        """Equal for options that generate the same: what has no effect here is at its default.
+
+        The last step: what has no effect now may have one once more options are merged.
+        """
         without_effect: dict[str, Any] = {"do_sample": self.samples}
         if not self.samples:
             without_effect |= {"temperature": None, "top_p": None, "top_k": None, "seed": None}

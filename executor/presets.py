@@ -26,7 +26,7 @@ class Generation(NamedTuple):
     options: GenerationOptions
 
     def merged(self, *choices: Mapping[str, Any]) -> "Generation":
-        """This with `choices` on top, the last one winning; the options in canonical form.
+        """This with `choices` on top, the last one winning.
 
         Args:
             choices: options by name, and `preset`, which replaces all that comes before it.

@@ -57,11 +57,20 @@ def test_temperature_top_p_or_top_k_switch_sampling_on_unless_it_is_said_otherwi
 
 
 def test_options_without_effect_do_not_split_a_batch():
-    plain = GenerationOptions().merged()
-    assert GenerationOptions().merged({"length_penalty": -1.0}) == plain
-    assert GenerationOptions().merged({"temperature": 0.7, "do_sample": False, "seed": 3}) == plain
-    assert hash(GenerationOptions().merged({"top_p": 0.5, "do_sample": False})) == hash(plain)
-    assert GenerationOptions().merged({"num_beams": 2, "length_penalty": -1.0}) != plain
+    def canonical(**options: object) -> GenerationOptions:
+        return GenerationOptions().merged(options).canonical()
+
+    assert canonical(length_penalty=-1.0) == canonical()
+    assert canonical(temperature=0.7, do_sample=False, seed=3) == canonical()
+    assert hash(canonical(top_p=0.5, do_sample=False)) == hash(canonical())
+    assert canonical(num_beams=2, length_penalty=-1.0) != canonical()
+
+
+def test_what_has_no_effect_by_itself_has_one_when_more_is_merged():
+    assert GenerationOptions().merged().merged({"temperature": 0.7}).samples
+    resting = GenerationOptions().merged({"temperature": 0.7, "do_sample": False})
+    assert resting.merged({"do_sample": True}).canonical().temperature == 0.7
+    assert GenerationOptions().merged({"length_penalty": -1.0}).merged({"num_beams": 2}).length_penalty == -1.0
 
 
 def test_a_document_has_a_field_for_every_option():

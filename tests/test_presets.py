@@ -65,6 +65,11 @@ def test_an_option_without_a_preset_keeps_the_template():
     assert PAPER.merged({"max_new_tokens": 3}).prompt_template == PAPER.prompt_template
 
 
+def test_a_document_can_sample_without_saying_so_twice():
+    options = Settings.resolve({}).generation().merged({}, {"temperature": 0.7, "seed": 3}).options.canonical()
+    assert (options.samples, options.temperature, options.seed) == (True, 0.7, 3)
+
+
 @pytest.mark.parametrize("name", ["papers", "", None, 5.0, ["paper"], {"paper": 1}])
 def test_an_unknown_preset_is_refused_with_the_known_ones(name):
     with pytest.raises(RequestError, match="'preset' must be one of: article, paper, caption") as refused:

@@ -19,6 +19,7 @@ from demo.service import free_port
 from executor import Blip2Executor, ImagePrompt
 from executor.batcher import Batcher
 from executor.engine import Engine, PreparedBatch, Question
+from executor.generation import GenerationOptions
 
 TIMEOUT_S = 60
 
@@ -28,16 +29,19 @@ class HeldEngine(Engine):
 
     Attributes:
         batches: the seeds of each batch that reached the device.
+        options: its generation options.
     """
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.batches: list[list[int | None]] = []
+        self.options: list[GenerationOptions] = []
         self.entered = threading.Semaphore(0)
         self.proceed = threading.Semaphore(0)
 
     def run(self, batch: PreparedBatch) -> list[str]:
         self.batches.append(batch.seeds)
+        self.options.append(batch.options)
         self.entered.release()
         assert self.proceed.acquire(timeout=TIMEOUT_S)
         return [str(seed) for seed in batch.seeds]
@@ -95,7 +99,11 @@ class HeldService:
 def hold_service(
     monkeypatch: pytest.MonkeyPatch, uses: str = "Blip2Executor", **arguments: Any
 ) -> Iterator[HeldService]:
-    """Serves `uses`, the name of a class or a file, with a held device. `arguments` are those of Jina's `jina executor`, such as `uses_with`."""
+    """Serves `uses`, the name of a class or a file, with a held device.
+
+    Args:
+        arguments: those of the command `jina executor`, such as `uses_with`.
+    """
     monkeypatch.setattr("executor.executor.Engine", HeldEngine)
     monkeypatch.setattr("executor.executor.Batcher", WatchedBatcher)
     # As the worker of a service without a gateway, less the signals that only a main thread can handle.

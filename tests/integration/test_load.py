@@ -127,6 +127,40 @@ def test_single_documents_do_not_wait_for_all_of_a_long_request(held, channel, p
     assert answers(long_one) == [str(number) for number in range(2000)]
 
 
+def test_presets_and_options_of_request_and_document_reach_the_device_as_documented(held, picture):
+    held.engine.let(10)
+    chosen: list[dict[str, Any]] = [
+        {},
+        {"num_beams": 2},
+        {"preset": "caption"},
+        {"preset": "caption", "max_new_tokens": 4},
+        {"preset": "article"},
+    ]
+    documents = DocList[ImagePrompt](
+        ImagePrompt(img_bytes=picture, prompt="how many cats?", **options) for options in chosen
+    )
+    responses = Client(port=held.port).post(
+        "/vqa", documents, return_type=DocList[Response], parameters={"preset": "paper", "max_new_tokens": 6.0}
+    )
+    assert [response.error for response in responses] == [""] * len(chosen)
+    assert {(seen.num_beams, seen.length_penalty, seen.max_new_tokens) for seen in held.engine.options} == {
+        (5, -1.0, 6),
+        (2, -1.0, 6),
+        (5, 1.0, 30),
+        (5, 1.0, 4),
+        (1, 1.0, 20),
+    }
+
+
+def test_an_unknown_preset_is_that_documents_error(held, picture):
+    held.engine.let(1)
+    good, bad = numbered(picture, 1, 2)
+    bad.preset = "papers"
+    responses = Client(port=held.port).post("/vqa", DocList[ImagePrompt]([good, bad]), return_type=DocList[Response])
+    assert [response.answer for response in responses] == ["1", ""]
+    assert responses[1].error.startswith("INVALID_OPTIONS: 'preset' must be one of: ")
+
+
 def test_an_unexpected_error_is_that_documents_with_a_reference_that_is_in_the_log(
     held, channel, picture, monkeypatch, capfd
 ):
