@@ -20,14 +20,14 @@ def executor(tiny_t5: Path):
 def test_an_unexpected_error_is_logged_and_reaches_only_its_document_as_a_reference(executor, two_cats, monkeypatch):
     logged = []
     monkeypatch.setattr(executor.logger, "error", lambda message, **options: logged.append((message, options)))
-    generate = executor._model.generate
+    pad = executor._model.pad
 
-    def generate_unless_three_tokens(features, prompts, options):
+    def pad_unless_three_tokens(prompts):
         if any(len(prompt) == 3 for prompt in prompts):
             raise KeyError("/secret/path")
-        return generate(features, prompts, options)
+        return pad(prompts)
 
-    monkeypatch.setattr(executor._model, "generate", generate_unless_three_tokens)
+    monkeypatch.setattr(executor._model, "pad", pad_unless_three_tokens)
     prompts = ["how many cats", "a photo", "red cats are there"]
     documents = DocList[ImagePrompt]([ImagePrompt(img_bytes=two_cats, prompt=prompt) for prompt in prompts])
     responses = asyncio.run(executor.vqa(docs=documents))
