@@ -14,6 +14,10 @@ from demo.architecture import QFORMER_WIDTH, QUERY_TOKENS, VISION_WIDTH
 from demo.batches import LABELLED_PAIRS, Batch
 from demo.scenes import COLOURS, KINDS, MAX_PER_COLOUR, MAX_PER_KIND
 
+# That a red thing and a circle need not be a red circle is learned last: with a weight of 1, after 6,400 steps, 6% of
+# such questions were still answered wrong.
+PAIR_WEIGHT = 5.0
+
 
 class Objective(nn.Module):
     """The model and its auxiliary linear heads on patch tokens and on queries."""
@@ -72,5 +76,5 @@ class Objective(nn.Module):
             + cross_entropy(
                 colours.unflatten(-1, (-1, 1 + MAX_PER_COLOUR)).flatten(0, 1), batch.colour_counts.flatten()
             )
-            + binary_cross_entropy_with_logits(pairs, batch.pairs)
+            + PAIR_WEIGHT * binary_cross_entropy_with_logits(pairs, batch.pairs)
         )
