@@ -22,7 +22,7 @@ IGNORED_LABEL = -100
 LABELLED_PAIRS = tuple((kind, colour) for kind in KINDS for colour in colours_of(kind))
 # Dialogues are long: all in every fifth batch, they cost no padding in the four others.
 DIALOGUE_EVERY, DIALOGUE_SHARE = 5, 0.6
-QUESTIONS_PER_PICTURE = ("count", "count", "colour", *("existence",) * 8, "caption")
+QUESTIONS_PER_PICTURE = ("count", "count", "colour", "existence", "existence", "existence", "caption")
 
 
 @dataclass(frozen=True)

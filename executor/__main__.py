@@ -11,7 +11,8 @@ import sys
 import threading
 from pathlib import Path
 
-from jina.excepts import PortAlreadyUsed
+import yaml
+from jina.excepts import BadConfigSource, PortAlreadyUsed
 from jina.parsers import set_pod_parser
 from jina.serve.runtimes.asyncio import AsyncNewLoopRuntime
 from jina.serve.runtimes.worker.request_handling import WorkerRequestHandler
@@ -31,9 +32,16 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         epilog="Settings are in config.yml; each is overridable by an environment variable, e.g. BLIP2_MODEL.",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=54321, help="port to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=_port, default=54321, help="port to listen on (default: %(default)s)")
     parser.add_argument("--config", type=Path, default=_CONFIG, help="config.yml to use (default: the project's)")
     return parser.parse_args(argv)
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 < port < 65536:
+        raise ValueError
+    return port
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,7 +60,11 @@ def main(argv: list[str] | None = None) -> int:
         runtime = AsyncNewLoopRuntime(args, req_handler_cls=WorkerRequestHandler)
     except PortAlreadyUsed:
         return _fail(f"port {options.port} is in use; choose another with --port")
+    except (yaml.YAMLError, BadConfigSource) as error:
+        return _fail(f"{options.config} cannot be read: {' '.join(str(error).split())}")
     except Exception as error:
+        if "Failed to bind" in str(error):
+            return _fail(f"{options.host} is no address of this machine that port {options.port} can be bound to")
         # The Executor is loaded a second time under Jina's name for it, so the class is compared by name.
         if type(error).__name__ == StartupError.__name__:
             return _fail(str(error))

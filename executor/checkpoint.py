@@ -165,7 +165,7 @@ class _Reading:
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         if error is None or isinstance(error, StartupError):
             return
-        if isinstance(error, SafetensorError | json.JSONDecodeError | EOFError):
+        if isinstance(error, SafetensorError | json.JSONDecodeError | EOFError | LookupError | TypeError):
             raise StartupError(
                 f"checkpoint '{self._model}' is damaged ({error}); a file is truncated or not what its name says: "
                 "download it again"

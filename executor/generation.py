@@ -100,18 +100,23 @@ class GenerationOptions(BaseModel):
 OPTION_NAMES = frozenset(GenerationOptions.model_fields)
 
 
+_MOST_FINDINGS = 5
+
+
 def _explain(error: ValidationError) -> str:
     """pydantic's findings in one line, without the client's own values."""
     findings = []
     for finding in error.errors(include_input=False, include_url=False):
         name = ".".join(str(part) for part in finding["loc"])
         if finding["type"] == "extra_forbidden":
-            findings.append(f"there is no option '{name[:40]}'")
+            findings.append(f"there is no option {name[:40]!a}")
         elif name:
             findings.append(f"'{name}': {_lower_first(finding['msg'])}")
         else:
             findings.append(_lower_first(finding["msg"].removeprefix("Value error, ")))
-    return f"{'; '.join(findings)}. The options are: preset, {', '.join(GenerationOptions.model_fields)}."
+    return (
+        f"{'; '.join(findings[:_MOST_FINDINGS])}. The options are: preset, {', '.join(GenerationOptions.model_fields)}."
+    )
 
 
 def _lower_first(text: str) -> str:

@@ -113,3 +113,12 @@ def start_and_fail(arguments: list[str], environment: dict[str, str]) -> subproc
     )
     assert finished.returncode == 1
     return finished
+
+
+@pytest.mark.parametrize("text", ["jtype: [", "", "jtype: NoSuchExecutor"], ids=["broken", "empty", "unknown jtype"])
+def test_a_configuration_that_cannot_be_read_is_said(tmp_path, text):
+    config = tmp_path / "config.yml"
+    config.write_text(text)
+    finished = start_and_fail(["--config", str(config)], {"BLIP2_MODEL": str(CHECKPOINT)})
+    assert f"blip2: cannot start: {config} cannot be read" in finished.stderr
+    assert "Traceback" not in finished.stderr
