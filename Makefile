@@ -20,7 +20,7 @@ ARGS ?=
 # jina reports every start to a public host unless this is set.
 export JINA_OPTOUT_TELEMETRY := 1
 
-.PHONY: help demo serve test lint format lock train evaluate clean
+.PHONY: help demo serve test lint format lock train evaluate soak fuzz clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | column -t -s '|'
@@ -54,6 +54,14 @@ train: .venv/.runtime ## Train the demo checkpoint anew (about an hour on two CP
 
 evaluate: .venv/.runtime ## Measure the demo checkpoint on fresh pictures
 	.venv/bin/python -m demo.evaluate $(ARGS)
+
+soak: .venv/.dev ## Fail to load 10,000 pictures in every way, and show that nothing is left behind
+	.venv/bin/python -m tests.soak_images --failures 10000 $(ARGS)
+
+fuzz: .venv/.dev ## Coverage-guided fuzzing of pictures and references, ten minutes each (installs atheris)
+	$(PIP_INSTALL) atheris
+	.venv/bin/python -m tests.fuzz.coverage_guided pictures -max_total_time=600 $(ARGS)
+	.venv/bin/python -m tests.fuzz.coverage_guided references -max_total_time=600 $(ARGS)
 
 clean: ## Remove .venv and all caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
