@@ -14,8 +14,7 @@ from demo.architecture import QFORMER_WIDTH, QUERY_TOKENS, VISION_WIDTH
 from demo.batches import LABELLED_PAIRS, Batch
 from demo.scenes import COLOURS, KINDS, MAX_PER_COLOUR, MAX_PER_KIND
 
-# That a red thing and a circle need not be a red circle is learned last: with a weight of 1, after 6,400 steps, 6% of
-# such questions were still answered wrong.
+# The mean over pairs that are mostly absent is small beside the other terms.
 PAIR_WEIGHT = 5.0
 
 
