@@ -68,35 +68,66 @@ class Settings(BaseSettings):
     feature_cache_mb: int = Field(
         default=256, ge=0, description="megabytes of image features kept on the device; 0 keeps none"
     )
-    max_image_bytes: int = Field(default=20_000_000, ge=1, description="largest encoded picture, in bytes")
+    max_image_bytes: int = Field(
+        default=ImageLimits.max_image_bytes,
+        ge=1,
+        description="largest encoded picture, in bytes",
+    )
     max_image_pixels: int = Field(
-        default=50_000_000, ge=1, le=PILLOW_MAX_PIXELS, description="largest picture, width x height"
+        default=ImageLimits.max_image_pixels,
+        ge=1,
+        le=PILLOW_MAX_PIXELS,
+        description="largest picture, width x height",
     )
-    max_image_side: int = Field(default=32_768, ge=1, le=65_535, description="largest width and height, in pixels")
+    max_image_side: int = Field(
+        default=ImageLimits.max_image_side,
+        ge=1,
+        le=65_535,
+        description="largest width and height, in pixels",
+    )
     fetch_timeout_s: float = Field(
-        default=10.0, gt=0, le=600, description="longest fetch of a picture, from queueing to its last byte, in seconds"
+        default=ImageLimits.fetch_timeout_s,
+        gt=0,
+        le=600,
+        description="longest fetch of a picture, from queueing to its last byte, in seconds",
     )
-    max_redirects: int = Field(default=5, ge=0, le=20, description="redirects that a fetch follows")
-    max_fetches: int = Field(default=32, ge=1, le=1024, description="pictures fetched at the same time")
+    max_redirects: int = Field(
+        default=ImageLimits.max_redirects,
+        ge=0,
+        le=20,
+        description="redirects that a fetch follows",
+    )
+    max_fetches: int = Field(
+        default=ImageLimits.max_fetches,
+        ge=1,
+        le=1024,
+        description="pictures fetched at the same time",
+    )
     max_fetches_per_host: int = Field(
-        default=8, ge=1, le=1024, description="pictures fetched at the same time from one host and port"
+        default=ImageLimits.max_fetches_per_host,
+        ge=1,
+        le=1024,
+        description="pictures fetched at the same time from one host and port",
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(),
+        default=ImageLimits.allowed_hosts,
         description="names, *.name, addresses and networks (CIDR), each also with :port, that pictures may be fetched "
         "from although they are not public or the port is neither 80 nor 443",
     )
     allowed_local_dirs: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(), description="directories below which clients may name local pictures; none: no local pictures"
+        default=ImageLimits.allowed_local_dirs,
+        description="directories below which clients may name local pictures; none: no local pictures",
     )
     user_agent: str = Field(
-        default="blip2-executor", pattern=r"^[!-~]([ -~]*[!-~])?$", description="as which pictures are fetched"
+        default=ImageLimits.user_agent, pattern=r"^[!-~]([ -~]*[!-~])?$", description="as which pictures are fetched"
     )
     exif_orientation: bool = Field(
-        default=True, description="turn pictures upright as their EXIF data says; transformers does not"
+        default=ImageLimits.exif_orientation,
+        description="turn pictures upright as their EXIF data says; transformers does not",
     )
     fast_jpeg_decode: bool = Field(
-        default=False, description="decode large JPEGs at reduced size: faster, and not exactly transformers' pixels"
+        default=ImageLimits.fast_jpeg_decode,
+        description="decode large JPEGs at reduced size: faster, and not exactly transformers' pixels",
     )
     decode_threads: int = Field(default=0, ge=0, description="threads that decode pictures; 0 is one per core")
 
