@@ -11,7 +11,7 @@ from pathlib import Path
 
 from demo.drawing import draw_scene
 from demo.questions import COUNT_WORDINGS, NUMBERS, caption, plural, with_article
-from demo.scenes import KINDS, Background, Scene, Thing
+from demo.scenes import ANIMALS, KINDS, Background, Scene, place_in_cell
 
 FOLDER = Path(__file__).parent / "pictures"
 TRUTH = "pictures.json"
@@ -71,19 +71,8 @@ def shipped_scene(name: str) -> Scene:
             if not label:
                 continue
             colour, kind = label.split()
-            size = min(cell_width, cell_height) * stream.uniform(0.8, 0.94)
-            slack_x, slack_y = (cell_width - size) / 2, (cell_height - size) / 2
-            things.append(
-                Thing(
-                    kind=kind,
-                    colour=colour,
-                    x=(column + 0.5) * cell_width + stream.uniform(-slack_x, slack_x),
-                    y=(row + 0.5) * cell_height + stream.uniform(-slack_y, slack_y),
-                    size=size,
-                    angle=stream.uniform(-5, 5) if kind in ("cat", "dog") else stream.uniform(-10, 10),
-                    mirrored=stream.random() < 0.5,
-                )
-            )
+            tilt = 5 if kind in ANIMALS else 10
+            things.append(place_in_cell(stream, kind, colour, row, column, cell_width, cell_height, (0.8, 0.94), tilt))
     jpeg_quality = 0  # saving as JPEG adds the artefacts once
     return Scene(width, height, background, jpeg_quality, tuple(things))
 

@@ -121,23 +121,42 @@ def _place(stream: random.Random, labels: list[tuple[str, str]], width: int, hei
     cells = 2 if len(labels) <= 4 and stream.random() < 0.5 else 3
     cell_width, cell_height = width / cells, height / cells
     places = stream.sample(range(cells * cells), len(labels))
-    things = []
-    for (kind, colour), place in zip(labels, places, strict=True):
-        row, column = divmod(place, cells)
-        size = min(cell_width, cell_height) * stream.uniform(0.62, 0.96)
-        slack_x, slack_y = (cell_width - size) / 2, (cell_height - size) / 2
-        things.append(
-            Thing(
-                kind=kind,
-                colour=colour,
-                x=(column + 0.5) * cell_width + stream.uniform(-slack_x, slack_x),
-                y=(row + 0.5) * cell_height + stream.uniform(-slack_y, slack_y),
-                size=size,
-                angle=stream.uniform(-12, 12),
-                mirrored=stream.random() < 0.5,
-            )
-        )
-    return tuple(things)
+    cells_of_things = (divmod(place, cells) for place in places)
+    return tuple(
+        place_in_cell(stream, kind, colour, row, column, cell_width, cell_height, (0.62, 0.96), tilt=12)
+        for (kind, colour), (row, column) in zip(labels, cells_of_things, strict=True)
+    )
+
+
+def place_in_cell(
+    stream: random.Random,
+    kind: str,
+    colour: str,
+    row: int,
+    column: int,
+    cell_width: float,
+    cell_height: float,
+    fill: tuple[float, float],
+    tilt: float,
+) -> Thing:
+    """A thing somewhere in its cell of a grid.
+
+    Args:
+        cell_width, cell_height: in pixels.
+        fill: least and most share of the cell's shorter side that the thing is wide.
+        tilt: most degrees that it is turned.
+    """
+    size = min(cell_width, cell_height) * stream.uniform(*fill)
+    slack_x, slack_y = (cell_width - size) / 2, (cell_height - size) / 2
+    return Thing(
+        kind=kind,
+        colour=colour,
+        x=(column + 0.5) * cell_width + stream.uniform(-slack_x, slack_x),
+        y=(row + 0.5) * cell_height + stream.uniform(-slack_y, slack_y),
+        size=size,
+        angle=stream.uniform(-tilt, tilt),
+        mirrored=stream.random() < 0.5,
+    )
 
 
 def _random_background(stream: random.Random) -> Background:
