@@ -13,7 +13,9 @@ import torch
 from .errors import ErrorCode, RequestError
 from .features import FeatureCache, content_key
 from .generation import GenerationOptions
-from .model import Blip2Model, PaddedPrompts
+from .model import Blip2Model
+from .stages import StageTimes, Stopwatch
+from .workspace import Prompts
 
 Work = TypeVar("Work")
 Outcome = TypeVar("Outcome")
@@ -43,9 +45,24 @@ class PreparedBatch:
     keys: list[bytes]
     pixels: torch.Tensor
     rows: dict[bytes, int]
-    prompts: PaddedPrompts
+    prompts: Prompts
     options: GenerationOptions
     seeds: list[int | None]
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """What a batch was and how long it took.
+
+    Attributes:
+        documents: answered.
+        encoded: pictures that were in no cache.
+        times: of its stages on the device.
+    """
+
+    documents: int
+    encoded: int
+    times: StageTimes
 
 
 class Engine:
@@ -54,13 +71,20 @@ class Engine:
     Args:
         model: the checkpoint on its device.
         feature_cache_bytes: most bytes of image features kept on the device; 0 keeps none.
+        on_batch: told of each batch that was answered, on the thread of `run`.
 
     Attributes:
         features: the cache; its counters may be read from any thread.
     """
 
-    def __init__(self, model: Blip2Model, feature_cache_bytes: int) -> None:
+    def __init__(
+        self,
+        model: Blip2Model,
+        feature_cache_bytes: int,
+        on_batch: Callable[[BatchReport], None] = lambda _: None,
+    ) -> None:
         self._model = model
+        self._on_batch = on_batch
         self.features = FeatureCache(feature_cache_bytes)
 
     def prepare(self, questions: Sequence[Question]) -> PreparedBatch:
@@ -88,7 +112,7 @@ class Engine:
         distinct = dict(zip(keys, (question.pixels for question in questions), strict=True))
         return PreparedBatch(
             keys,
-            self._model.upload(torch.stack(list(distinct.values()))),
+            self._model.upload_pictures(list(distinct.values())),
             {key: row for row, key in enumerate(distinct)},
             self._model.pad([question.token_ids for question in questions]),
             questions[0].options,
@@ -96,11 +120,19 @@ class Engine:
         )
 
     def _run(self, batch: PreparedBatch) -> list[str]:
+        stopwatch = Stopwatch(self._model.device)
+
         def encode(keys: list[bytes]) -> torch.Tensor:
             rows = [batch.rows[key] for key in keys]
-            return self._model.encode_images(batch.pixels if len(rows) == len(batch.pixels) else batch.pixels[rows])
+            pixels = batch.pixels if len(rows) == len(batch.pixels) else batch.pixels[rows]
+            with stopwatch.measure("encode"):
+                return self._model.encode_images(pixels)
 
-        return self._model.generate(self.features.get(batch.keys, encode), batch.prompts, batch.options, batch.seeds)
+        encoded = self.features.misses
+        features = self.features.get(batch.keys, encode)
+        answers = self._model.generate(features, batch.prompts, batch.options, batch.seeds, stopwatch)
+        self._on_batch(BatchReport(len(answers), self.features.misses - encoded, stopwatch.read()))
+        return answers
 
     def _guard(self, work: Callable[[Work], Outcome], on: Work) -> Outcome:
         try:

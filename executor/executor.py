@@ -21,6 +21,7 @@ from .images import ImageLoader, RequestImages
 from .model import Blip2Model
 from .schemas import ImagePrompt, Response
 from .settings import Settings, keywords_from_settings
+from .warmup import warm_up
 
 _JINA_PARAMETERS = frozenset({"__results__"})
 """Keys that Jina's own client and gateway put into every request's `parameters`."""
@@ -64,6 +65,13 @@ class Blip2Executor(Executor):
             self.logger.warning(warning)
         self._defaults = self.settings.generation()
         self._model = Blip2Model(self._load_checkpoint(), self.settings.max_prompt_tokens)
+        warm_up(
+            self._model,
+            self.settings.compile,
+            batching.preferred_batch_size,
+            self._defaults.options,
+            self.logger.info,
+        )
         self._images = ImageLoader(
             self._model.image_size,
             self._model.resample,

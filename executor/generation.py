@@ -11,8 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from .errors import ErrorCode, RequestError
 
-MaxNewTokens = Annotated[int, Field(ge=1, le=256, description="longest answer, in tokens")]
-MinNewTokens = Annotated[int, Field(ge=0, le=256, description="shortest answer, in tokens")]
+MOST_NEW_TOKENS = 256
+"""In one answer. It bounds what a document can cost."""
+
+MaxNewTokens = Annotated[int, Field(ge=1, le=MOST_NEW_TOKENS, description="longest answer, in tokens")]
+MinNewTokens = Annotated[int, Field(ge=0, le=MOST_NEW_TOKENS, description="shortest answer, in tokens")]
 NumBeams = Annotated[int, Field(ge=1, le=16, description="beams of the search; 1 is greedy")]
 LengthPenalty = Annotated[
     float, Field(ge=-10, le=10, description="with beams: above 0 favours long answers, below 0 short ones")

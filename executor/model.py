@@ -5,27 +5,23 @@ Knows torch and transformers; knows nothing of Jina, of requests or of queues. `
 """
 
 import copy
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-import numpy as np
 import torch
-from transformers import LogitsProcessorList
 
 from .checkpoint import Checkpoint
 from .errors import ErrorCode, RequestError, StartupError
 from .generation import GenerationOptions
-from .sampling import RowwiseSampling
+from .graphs import Capture
+from .shapes import Shapes
+from .stages import Stopwatch
+from .text import T5Text, text_of
+from .vision import Vision
+from .workspace import Prompts
 
 _LONGEST_PIECE = 16
 """Characters; SentencePiece's default `max_sentencepiece_length`. Text is measured by it before it is tokenised."""
-
-
-class PaddedPrompts(NamedTuple):
-    """Prompts of one batch, the picture's tokens first: int64 tensors of shape (batch, length) on the device."""
-
-    input_ids: torch.Tensor
-    attention_mask: torch.Tensor
 
 
 class Blip2Model:
@@ -40,26 +36,28 @@ class Blip2Model:
 
     Attributes:
         device: where the checkpoint is.
+        max_prompt_tokens: as given.
+        num_query_tokens: tokens of a picture, in front of each prompt.
         image_size: (height, width) in pixels of the pictures.
         resample: Pillow's filter with which they were resized.
     """
 
     def __init__(self, checkpoint: Checkpoint, max_prompt_tokens: int) -> None:
-        self._model = checkpoint.model
+        model = checkpoint.model
         self._tokenizer = checkpoint.processor.tokenizer
         # A fast tokenizer refuses to encode in one thread while another one decodes ("Already borrowed").
         self._decoder = copy.deepcopy(self._tokenizer)
         self.device = checkpoint.device
-        self._max_prompt_tokens = max_prompt_tokens
-        self._language_model = self._model.language_model
-        self._is_encoder_decoder = bool(self._language_model.config.is_encoder_decoder)
+        self.max_prompt_tokens = max_prompt_tokens
+        self._is_encoder_decoder = bool(model.language_model.config.is_encoder_decoder)
         self._image_token_id = checkpoint.image_token_id
-        self._num_query_tokens = self._model.config.num_query_tokens
+        self.num_query_tokens = int(model.config.num_query_tokens)
         self._pad_token_id = self._tokenizer.pad_token_id
         image_processor = checkpoint.processor.image_processor
         self.image_size = _size(image_processor)
         self.resample = int(image_processor.resample)
-        self._normalised = _normalised_levels(image_processor).to(self.device)
+        self._vision = Vision(model, image_processor, self.device)
+        self._text = text_of(model.language_model, self._image_token_id)
 
     def tokenize(self, prompt: str) -> list[int]:
         """Token ids of a prompt, with the tokenizer's own begin and end. One thread at a time, beside `generate`'s.
@@ -70,18 +68,18 @@ class Blip2Model:
             RequestError: `PROMPT_TOO_LONG`.
         """
         token_ids: list[int] = []
-        if len(prompt) <= self._max_prompt_tokens * _LONGEST_PIECE:
+        if len(prompt) <= self.max_prompt_tokens * _LONGEST_PIECE:
             token_ids = self._tokenizer(prompt, split_special_tokens=True).input_ids
-        if not 0 < len(token_ids) <= self._max_prompt_tokens:
+        if not 0 < len(token_ids) <= self.max_prompt_tokens:
             raise RequestError(
                 ErrorCode.PROMPT_TOO_LONG,
-                f"the prompt has more than {self._max_prompt_tokens} tokens (max_prompt_tokens); send a shorter one.",
+                f"the prompt has more than {self.max_prompt_tokens} tokens (max_prompt_tokens); send a shorter one.",
             )
         return token_ids
 
-    def pad(self, prompts: Sequence[Sequence[int]]) -> PaddedPrompts:
+    def pad(self, prompts: Sequence[Sequence[int]]) -> Prompts:
         """Token ids from `tokenize`, one row each, on the device."""
-        picture = [self._image_token_id] * self._num_query_tokens
+        picture = [self._image_token_id] * self.num_query_tokens
         length = len(picture) + max(len(prompt) for prompt in prompts)
         ids, mask = [], []
         for prompt in prompts:
@@ -93,7 +91,15 @@ class Blip2Model:
             else:
                 ids.append([self._pad_token_id] * padding + row)
                 mask.append([0] * padding + [1] * len(row))
-        return PaddedPrompts(self.upload(torch.tensor(ids)), self.upload(torch.tensor(mask)))
+        return Prompts(self.upload(torch.tensor(ids)), self.upload(torch.tensor(mask)))
+
+    def upload_pictures(self, pictures: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Pictures, uint8 tensors of shape (3, height, width), as one batch on the device."""
+        # Pinned memory comes from PyTorch's own pool, which keeps it for the next batch.
+        shape = (len(pictures), *pictures[0].shape)
+        batch = torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        torch.stack(list(pictures), out=batch)
+        return batch.to(self.device, non_blocking=True)
 
     def upload(self, tensor: torch.Tensor) -> torch.Tensor:
         """`tensor` on the device. To CUDA through pinned memory, so that the calling thread does not wait for it."""
@@ -109,21 +115,19 @@ class Blip2Model:
             pixels: uint8 tensor of shape (batch, 3, height, width).
 
         Returns:
-            Tensor of shape (batch, num_query_tokens, hidden), in the language model's dtype, on the device.
+            Tensor of shape (batch, num_query_tokens, hidden), in the language model's dtype, on the device. The next
+            call may overwrite it.
         """
-        levels = pixels.to(self.device, torch.int64)
-        channels = torch.arange(3, device=self.device).view(1, 3, 1, 1)
-        pixel_values = self._normalised[channels, levels].to(self._model.vision_model.dtype)
-        features: torch.Tensor = self._model.get_image_features(pixel_values).pooler_output
-        return features.to(self._language_model.get_input_embeddings().weight.dtype)
+        return self._vision.encode(pixels)
 
     @torch.inference_mode()
     def generate(
         self,
         features: torch.Tensor,
-        prompts: PaddedPrompts,
+        prompts: Prompts,
         options: GenerationOptions,
         seeds: Sequence[int | None] | None = None,
+        stopwatch: Stopwatch | None = None,
     ) -> list[str]:
         """One answer per row.
 
@@ -132,28 +136,42 @@ class Blip2Model:
             prompts: from `pad`.
             options: the same for every row.
             seeds: for each row what its random numbers depend on, instead of `options.seed`.
+            stopwatch: told how long each stage takes.
 
         Returns:
             Answers without special tokens and surrounding white space.
         """
-        input_ids, attention_mask = prompts
-        embeddings = self._language_model.get_input_embeddings()(input_ids)
-        is_image = torch.eq(input_ids, self._image_token_id).unsqueeze(-1)
-        inputs: dict[str, Any] = {
-            "inputs_embeds": embeddings.masked_scatter(is_image, features),
-            "attention_mask": attention_mask,
-        }
-        if not self._is_encoder_decoder:
-            # As in `Blip2ForConditionalGeneration.generate`: penalties on repetition see the prompt. They must not see
-            # padding, which depends on the batch, so it looks like more of the picture, which every row has.
-            inputs["input_ids"] = input_ids.where(attention_mask.bool(), self._image_token_id)
-        if options.samples:
-            row_seeds = seeds if seeds is not None else [options.seed] * len(input_ids)
-            inputs["logits_processor"] = LogitsProcessorList([RowwiseSampling(options, row_seeds, self.device)])
-        tokens = self._language_model.generate(**inputs, **options.generate_kwargs())
-        if not self._is_encoder_decoder:
-            tokens = tokens[:, input_ids.shape[1] :]
-        return [answer.strip() for answer in self._decoder.batch_decode(tokens, skip_special_tokens=True)]
+        tokens = self._text.generate(
+            features,
+            prompts,
+            options,
+            seeds if seeds is not None else [options.seed] * len(features),
+            stopwatch or Stopwatch(self.device),
+        )
+        return [answer.strip() for answer in self._decoder.batch_decode(tokens.cpu(), skip_special_tokens=True)]
+
+    def capture(self, shapes: Shapes, capture: Capture) -> Iterator[None]:
+        """Captures programs for batches of these shapes, and uses them once all are there; yields after each."""
+        with torch.inference_mode():
+            yield from self._vision.capture(shapes.batches, self.image_size, capture)
+            if isinstance(self._text, T5Text):
+                yield from self._text.capture(shapes, self.num_query_tokens, capture)
+
+    def count_programs(self, shapes: Shapes) -> int:
+        """How often `capture` yields."""
+        texts = len(shapes.lengths) * len(shapes.beams) if isinstance(self._text, T5Text) else 0
+        return len(shapes.batches) * (1 + texts)
+
+    def release(self) -> None:
+        """Goes on without captured programs."""
+        self._vision.release()
+        if isinstance(self._text, T5Text):
+            self._text.release()
+
+    def answer_blank(self, batch: int, options: GenerationOptions) -> None:
+        """Answers a question about black pictures, for the sake of having done it."""
+        pictures = self.upload_pictures([torch.zeros(3, *self.image_size, dtype=torch.uint8)] * batch)
+        self.generate(self.encode_images(pictures), self.pad([self.tokenize("a")] * batch), options)
 
 
 def _size(image_processor: Any) -> tuple[int, int]:
@@ -166,14 +184,3 @@ def _size(image_processor: Any) -> tuple[int, int]:
             "rescale and normalise, and nothing else"
         )
     return size.height, size.width
-
-
-def _normalised_levels(image_processor: Any) -> torch.Tensor:
-    """The image processor's value for each channel and grey level: float32 of shape (3, 256).
-
-    A table made by the processor itself is exact on every device, whatever the arithmetic there.
-    """
-    levels = np.broadcast_to(np.arange(256, dtype=np.uint8), (3, 1, 256))
-    rescaled = image_processor.rescale(levels, image_processor.rescale_factor)
-    normalised = image_processor.normalize(rescaled, image_processor.image_mean, image_processor.image_std)
-    return torch.from_numpy(np.asarray(normalised, dtype=np.float32).reshape(3, 256))

@@ -50,6 +50,10 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
         default="auto", description="of the weights; auto is float16 on CUDA and float32 on CPU"
     )
+    compile: Literal["off", "graphs", "max"] = Field(
+        default="graphs",
+        description="on CUDA: nothing, CUDA graphs of all shapes of batches, or those compiled by TorchInductor first",
+    )
     preset: PresetName = Field(default="article", description="how documents are answered unless they say otherwise")
     prompt_template: str | None = Field(default=None, description="what a bare question is put into, at its {}")
     max_new_tokens: generation.MaxNewTokens | None = None

@@ -16,11 +16,11 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 from executor.decoding import FORMATS, PILLOW_MAX_PIXELS, Decoder, picture_format
 from executor.errors import ErrorCode, RequestError
 from executor.limits import ImageLimits
-from executor.model import _normalised_levels
+from executor.vision import normalised_levels
 from tests.corpus import MODES, draw, encode, frames, pictures, with_orientation
 
 PROCESSOR = BlipImageProcessorPil(size={"height": 224, "width": 224})
-LEVELS = _normalised_levels(PROCESSOR)
+LEVELS = normalised_levels(PROCESSOR)
 
 
 def decoder(**limits: Any) -> Decoder:

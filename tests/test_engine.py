@@ -11,6 +11,7 @@ from executor.engine import Engine, Question, batch_key
 from executor.errors import ErrorCode, RequestError
 from executor.generation import GenerationOptions
 from executor.model import Blip2Model
+from executor.stages import Stopwatch
 from tests.test_model import BEAMS, GREEDY, PROMPTS, as_tensor, draw_pictures
 
 CACHE_BYTES = 1_000_000
@@ -145,6 +146,7 @@ def test_a_cuda_device_is_lost_when_it_cannot_even_synchronise(tiny_t5, monkeypa
             raise cause
 
     monkeypatch.setattr(torch.cuda, "synchronize", synchronise)
+    monkeypatch.setattr("executor.engine.Stopwatch", lambda device: Stopwatch(torch.device("cpu")))
     monkeypatch.setattr(Blip2Model, "encode_images", lambda self, pixels: torch.zeros(len(pixels), 4, 16))
     model.device = torch.device("cuda")
     if sticky:

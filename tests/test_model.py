@@ -15,6 +15,7 @@ from executor import checkpoint
 from executor.errors import ErrorCode, RequestError
 from executor.generation import GenerationOptions
 from executor.model import Blip2Model
+from executor.vision import normalised_levels
 
 PROMPTS = [
     "Question: how many cats are there ? Answer:",
@@ -130,7 +131,7 @@ def test_normalisation_is_the_processors_bit_for_bit():
     picture = Image.fromarray(pixels[0].permute(1, 2, 0).numpy())
     expected = loaded.processor.image_processor(picture, return_tensors="pt").pixel_values
     channels = torch.arange(3).view(1, 3, 1, 1)
-    assert torch.equal(model._normalised[channels, pixels.long()], expected)
+    assert torch.equal(normalised_levels(loaded.processor.image_processor)[channels, pixels.long()], expected)
 
 
 @pytest.mark.gpu

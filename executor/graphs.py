@@ -1,0 +1,68 @@
+"""Programs: functions of fixed tensors, prepared once and run often.
+
+A CUDA graph replays hundreds of kernels with one call of the host. What it computes depends on the contents of its
+tensors alone, never on Python's values at the time, so that running it is: write the tensors, call, read the result.
+Without a graph the same call runs the function itself.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Capture(Protocol):
+    """Makes a program."""
+
+    def __call__(self, function: Callable[..., Any], *tensors: Tensor) -> Callable[[], Any]:
+        """Calling what is returned is calling `function(*tensors)` with what the tensors hold then."""
+
+
+def call_directly(function: Callable[..., Any], *tensors: Tensor) -> Callable[[], Any]:
+    """A program without a graph."""
+    return partial(function, *tensors)
+
+
+class CudaGraphs:
+    """Programs as CUDA graphs, which share one pool of memory and so must run one at a time.
+
+    Args:
+        device: a CUDA device.
+        fuse: whether to compile each function with TorchInductor first, for minutes.
+    """
+
+    def __init__(self, device: torch.device, fuse: bool = False) -> None:
+        self._device = device
+        self._fuse = fuse
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, function: Callable[..., Any], *tensors: Tensor) -> Callable[[], Any]:
+        """Runs `function` some times, then captures it.
+
+        Raises:
+            RuntimeError: it cannot be captured, or there is no memory for it.
+        """
+        if self._fuse:
+            function = torch.compile(function, fullgraph=True, dynamic=False, mode="max-autotune-no-cudagraphs")
+        stream = torch.cuda.Stream(self._device)
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+        with (
+            torch.cuda.device(self._device),
+            torch.cuda.stream(stream),
+            # One compilation for each shape: beyond the default of 8 they would silently run uncompiled.
+            torch._dynamo.config.patch(recompile_limit=1024, accumulated_recompile_limit=4096),
+        ):
+            for _ in range(2):  # libraries make their handles and workspaces in the first call
+                function(*tensors)
+        stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(self._device), torch.cuda.graph(graph, pool=self._pool, stream=stream):
+            result = function(*tensors)
+
+        def replay() -> Any:
+            graph.replay()
+            return result
+
+        return replay
