@@ -58,6 +58,15 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return DTYPES[dtype]
 
 
+def allow_fast_float32(device: torch.device, dtype: torch.dtype) -> None:
+    """In half precision on CUDA: TF32 for the modules that stay float32, which cost a third of the time without it.
+
+    A model that was asked for in float32 keeps all its bits.
+    """
+    if device.type == "cuda" and dtype is not torch.float32:
+        torch.set_float32_matmul_precision("high")
+
+
 def load(model: str, revision: str = "main", device: str = "auto", dtype: str = "auto") -> Checkpoint:
     """Loads a checkpoint, shard by shard onto its device, with a progress bar.
 
@@ -78,6 +87,7 @@ def load(model: str, revision: str = "main", device: str = "auto", dtype: str = 
     processor = _load_processor(model, revision)
     image_token_id = _agree_on_image_tokens(model, config, processor)
     loaded = _load_weights(model, revision, config, on, torch_dtype)
+    allow_fast_float32(on, torch_dtype)
     return Checkpoint(loaded.eval().requires_grad_(False), processor, image_token_id, on, torch_dtype)
 
 
