@@ -20,10 +20,14 @@ ARGS ?=
 # jina reports every start to a public host unless this is set.
 export JINA_OPTOUT_TELEMETRY := 1
 
-.PHONY: help demo serve test lint format lock train evaluate soak fuzz clean
+# `make bench-gpu BENCH_PYTHON=python3` runs on a machine whose Python has torch, transformers, accelerate and pydantic,
+# but on which Jina does not install.
+BENCH_PYTHON ?= .venv/bin/python
+
+.PHONY: help demo serve test lint format lock train evaluate soak fuzz bench bench-gpu clean
 
 help: ## Show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | column -t -s '|'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
 
 demo: .venv/.runtime ## Start the service with the demo checkpoint, ask about a picture, print the answer, stop
 	@echo "demo: starting the service and asking about a picture ..."
@@ -62,6 +66,20 @@ fuzz: .venv/.dev ## Coverage-guided fuzzing of pictures and references, ten minu
 	$(PIP_INSTALL) atheris
 	.venv/bin/python -m tests.fuzz.coverage_guided pictures -max_total_time=600 $(ARGS)
 	.venv/bin/python -m tests.fuzz.coverage_guided references -max_total_time=600 $(ARGS)
+
+bench: .venv/.runtime ## Benchmarks of the engine, of loading pictures and of starting, on this machine
+	.venv/bin/python -m benchmarks.engine $(ARGS)
+	.venv/bin/python -m benchmarks.engine --model base --batches 1 4 16
+	.venv/bin/python -m benchmarks.agreement
+	.venv/bin/python -m benchmarks.load
+	.venv/bin/python -m benchmarks.images
+
+bench-gpu: $(if $(filter .venv/%,$(BENCH_PYTHON)),.venv/.runtime) ## The engine on a GPU: the full architecture, random weights
+	$(BENCH_PYTHON) -m benchmarks.agreement --compile off graphs max
+	$(BENCH_PYTHON) -m benchmarks.engine --model xl --dtype float16 --batches 1 8 32 64 --compile off graphs max
+	$(BENCH_PYTHON) -m benchmarks.engine --model xl --dtype bfloat16 --batches 1 8 32 64 --compile graphs max
+	$(BENCH_PYTHON) -m benchmarks.engine --model xl --dtype bfloat16 --batches 1 8 32 --beams 5 --compile graphs
+	$(BENCH_PYTHON) -m benchmarks.front --model xl --dtype float16
 
 clean: ## Remove .venv and all caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

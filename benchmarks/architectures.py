@@ -9,7 +9,7 @@ import torch
 from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-from demo.service import CHECKPOINT
+from demo.evaluate import CHECKPOINT
 from executor.checkpoint import DTYPES, Checkpoint
 
 _XL: dict[str, Any] = {

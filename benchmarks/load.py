@@ -4,10 +4,10 @@
     python -m benchmarks.load --model xl         the full architecture with random weights (writes 8 to 16 GB first)
     python -m benchmarks.load --model DIRECTORY
 
-Starts `python -m executor` as users do and asks its gRPC health until it serves, warm-up included. `imports` is the part
-before any work: Python with everything that the service imports. Files are read once before, so that the disk counts as
-little as it can; `--cold` leaves that out, for machines where the page cache was emptied. Peak memory is the kernel's
-VmHWM of the process, file pages that it mapped included. The last line is JSON.
+Starts `python -m executor` as users do and asks its gRPC health until it serves, warm-up included. `imports` is the
+part before any work: Python with everything that the service imports. Files are read once before, so that the disk
+counts as little as it can; `--cold` leaves that out, for machines where the page cache was emptied. Peak memory is the
+kernel's VmHWM of the process, file pages that it mapped included. The last line is JSON.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import torch
 
 from benchmarks.architectures import ARCHITECTURES, build
 from benchmarks.engine import machine
-from demo.service import CHECKPOINT, ROOT, Service
+from demo.service import ROOT, Service
 
 
 def write(architecture: str, dtype: str, folder: Path) -> Path:
@@ -43,14 +43,16 @@ def imports_s() -> float:
     return time.perf_counter() - started
 
 
-def start(model: Path, settings: dict[str, str]) -> dict[str, float]:
+def start(model: Path, settings: dict[str, Any]) -> dict[str, float]:
     """One start of the service."""
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        with Service(log=Path(folder, "log"), ready_timeout_s=1800, model=model, **settings) as service:
-            ready_s = time.perf_counter() - started
-            assert service.process is not None
-            status = Path(f"/proc/{service.process.pid}/status").read_text()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Service(None, Path(folder, "log"), 1800, model=model.resolve(), **settings) as service,
+    ):
+        ready_s = time.perf_counter() - started
+        assert service.process is not None
+        status = Path(f"/proc/{service.process.pid}/status").read_text()
     peak_kb = int(status.split("VmHWM:")[1].split()[0])
     return {"ready_s": ready_s, "peak_gb": peak_kb * 1024 / 1e9}
 
@@ -58,7 +60,7 @@ def start(model: Path, settings: dict[str, str]) -> dict[str, float]:
 def main() -> None:
     """Measures, prints a table and a line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=str(CHECKPOINT), help=f"a directory, or one of {', '.join(ARCHITECTURES)}")
+    parser.add_argument("--model", default="demo/checkpoint", help=f"a directory, or one of {', '.join(ARCHITECTURES)}")
     parser.add_argument("--dtype", default="auto", help="setting of the service")
     parser.add_argument("--disk-dtype", default="float32", help="of random weights on disk")
     parser.add_argument("--compile", default="graphs", help="setting of the service")

@@ -1,0 +1,92 @@
+"""How often a dtype, a size of batch and a level of `compile` give the very answers of transformers in float32.
+
+    python -m benchmarks.agreement [--pictures 200]
+
+The demo checkpoint, on pictures and questions that it was never trained on, greedy and with 5 beams. The reference is
+transformers' own `generate` in float32 on the CPU, one question at a time; ours are batches of 1 and of 16. In float32
+every answer must be equal. In half precision they need not be: the last bits of a sum depend on the size of the batch.
+The last line is JSON.
+"""
+
+import argparse
+import io
+import itertools
+import json
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from benchmarks import bare  # noqa: F401
+from benchmarks.engine import machine
+from demo.evaluate import CHECKPOINT, evaluation_samples, load_checkpoint
+from executor import checkpoint as checkpoints
+from executor.decoding import Decoder
+from executor.engine import Engine, Question
+from executor.generation import GenerationOptions
+from executor.limits import ImageLimits
+from executor.model import Blip2Model
+from executor.warmup import warm_up
+
+BATCH = 16
+WAYS = {"greedy": GenerationOptions(), "5 beams": GenerationOptions(num_beams=5, length_penalty=-1.0)}
+
+
+def main() -> None:
+    """Measures, prints a table and a line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=200)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--compile", nargs="+", default=["off", "graphs"], choices=["off", "graphs", "max"])
+    options = parser.parse_args()
+    device = checkpoints.resolve_device(options.device)
+    asked = [
+        (sample.picture, sample.questions[place % len(sample.questions)].prompt)
+        for place, sample in enumerate(evaluation_samples(4, options.pictures))
+    ]
+    expected = {way: _reference(asked, way) for way in WAYS}
+    report: dict[str, Any] = machine(device) | {"pictures": options.pictures, "rows": []}
+    print("dtype     compile  answers  batch   equal to transformers in float32")
+    levels = options.compile if device.type == "cuda" else ["off"]
+    for dtype, level in itertools.product(checkpoints.DTYPES, levels):
+        model = Blip2Model(checkpoints.load(str(CHECKPOINT), device=options.device, dtype=dtype), 512)
+        warm_up(model, level, BATCH, GenerationOptions(), print)
+        for way, batch in itertools.product(WAYS, (1, BATCH)):
+            answers = _answers(model, asked, WAYS[way], batch)
+            equal = sum(one == other for one, other in zip(answers, expected[way], strict=True))
+            row = {"dtype": dtype, "compile": level, "answers": way, "batch": batch, "equal": equal}
+            report["rows"].append(row)
+            print(f"{dtype:9} {level:8} {way:8} {batch:5}   {equal} of {len(asked)}", flush=True)
+    print(json.dumps(report))
+
+
+def _reference(asked: list[Any], way: str) -> list[str]:
+    model, processor = load_checkpoint(CHECKPOINT)
+    answers = []
+    for picture, prompt in tqdm(asked, desc=f"reference, {way}"):
+        inputs = processor(images=picture, text=prompt, return_tensors="pt")
+        tokens = model.generate(**inputs, **WAYS[way].generate_kwargs())
+        answers.append(processor.batch_decode(tokens, skip_special_tokens=True)[0].strip())
+    return answers
+
+
+def _answers(model: Blip2Model, asked: list[Any], way: GenerationOptions, batch: int) -> list[str]:
+    engine, decoder = Engine(model, 0), Decoder(model.image_size, model.resample, ImageLimits())
+    answers: list[str] = []
+    for start in range(0, len(asked), batch):
+        questions = [
+            Question(decoder(_encoded(picture)), model.tokenize(prompt), way.canonical())
+            for picture, prompt in asked[start : start + batch]
+        ]
+        answers += engine.run(engine.prepare(questions))
+    return answers
+
+
+def _encoded(picture: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return stream.getvalue()
+
+
+if __name__ == "__main__":
+    main()
