@@ -3,9 +3,9 @@
     python -m benchmarks.front --model xl --concurrency 1 8 32 64 128
 
 The same decoder, batcher and engine as the service has, behind one `grpc.aio` method that takes a JPEG and returns
-text, in a process of its own; what is missing is Jina's document protocol (0.5 ms of a core per request). The load is a
-closed loop of as many callers as `--concurrency` says, each with a picture of its own, in this process. The last line is
-JSON.
+text, in a process of its own; what is missing is Jina's document protocol (0.5 ms of a core per request). The load is
+a closed loop of as many callers as `--concurrency` says, each with a picture of its own, in this process. The last line
+is JSON.
 """
 
 import argparse
