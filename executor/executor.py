@@ -11,7 +11,7 @@ from typing import Any
 from docarray import DocList
 from jina import Executor, requests
 
-from . import checkpoint, prompts
+from . import checkpoint, jina_fixes, prompts
 from .batcher import Batcher
 from .batching import BatchingOptions
 from .engine import Engine, PreparedBatch, Question, batch_key
@@ -33,6 +33,7 @@ class Blip2Executor(Executor):
         settings: the fields of `executor.settings.Settings`; the environment (`BLIP2_<NAME>`) wins over them.
 
     Attributes:
+        stream_documents: documents of one stream that are in flight at the same time, see `jina_fixes`.
         on_device_lost: called once, on another thread, when the device has failed for good and every document in flight
             has been told. Whoever runs the process sets it: nothing will be answered any more.
 
@@ -57,6 +58,7 @@ class Blip2Executor(Executor):
             workspace=workspace,
             dynamic_batching=dynamic_batching,
         )
+        jina_fixes.require()
         batching = BatchingOptions.resolve(getattr(self, "dynamic_batching", {}))
         self.dynamic_batching: dict[str, Any] = {}  # taken over: nothing is left for Jina's queue
         self.settings = Settings.resolve(settings)
@@ -82,6 +84,7 @@ class Blip2Executor(Executor):
         )
         # Enough to keep the device busy; the rest of a long request waits here and not in everybody's queue.
         self._documents_in_flight = 2 * batching.preferred_batch_size
+        self.stream_documents = 4 * batching.preferred_batch_size
         self.logger.info(f"batches of at most {batching.preferred_batch_size}, waiting at most {batching.timeout:g} ms")
 
     @requests
