@@ -1,8 +1,8 @@
 """Mends of Jina: what the release that this service is tested with does wrong or not well enough for it.
 
-Each mend is a function that says what is wrong and replaces as little of Jina as it can. They change classes of Jina for
-the whole process, and leave every other Executor in it as it was. `apply` is called when the package is imported, which
-on every way to start the service is before its server is built.
+Each mend is a function that says what is wrong and replaces as little of Jina as it can. They change classes of Jina
+for the whole process, and leave every other Executor in it as it was. `apply` is called when the package is imported,
+which on every way to start the service is before its server is built.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable

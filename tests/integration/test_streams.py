@@ -2,18 +2,17 @@
 
 import queue
 from collections.abc import Iterator
-from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 from docarray import DocList
 from jina import Client
-from jina.proto import jina_pb2, jina_pb2_grpc
+from jina.proto import jina_pb2_grpc
 from jina.types.request.data import DataRequest
 from PIL import Image
 
-from executor import ImagePrompt, Response
+from executor import Response
 from tests.integration.inprocess import TIMEOUT_S, HeldService, as_request, hold_service, numbered
 
 BATCH = 2
