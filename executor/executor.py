@@ -21,6 +21,7 @@ from .images import ImageLoader, RequestImages
 from .model import Blip2Model
 from .schemas import ImagePrompt, Response
 from .settings import Settings, keywords_from_settings
+from .turns import RequestTurns, Turns
 
 _JINA_PARAMETERS = frozenset({"__results__"})
 """Keys that Jina's own client and gateway put into every request's `parameters`."""
@@ -82,6 +83,8 @@ class Blip2Executor(Executor):
             self.settings.max_queue,
             self._report_lost_device,
         )
+        # Half of the queue is left to requests that have nothing in it.
+        self._turns = Turns(self.settings.max_queue // 2)
         # Enough to keep the device busy; the rest of a long request waits here and not in everybody's queue.
         self._documents_in_flight = 2 * batching.preferred_batch_size
         self.stream_documents = 4 * batching.preferred_batch_size
@@ -97,9 +100,10 @@ class Blip2Executor(Executor):
         """
         options = {name: value for name, value in (parameters or {}).items() if name not in _JINA_PARAMETERS}
         slots = asyncio.Semaphore(self._documents_in_flight)
+        turns = self._turns.of_a_request()
         async with self._images.request() as images:
             return DocList[Response](
-                await asyncio.gather(*(self._respond(doc, options, images, slots) for doc in docs))
+                await asyncio.gather(*(self._respond(doc, options, images, slots, turns) for doc in docs))
             )
 
     def close(self) -> None:
@@ -108,11 +112,16 @@ class Blip2Executor(Executor):
         self._images.close()
 
     async def _respond(
-        self, doc: ImagePrompt, parameters: dict[str, Any], images: RequestImages, slots: asyncio.Semaphore
+        self,
+        doc: ImagePrompt,
+        parameters: dict[str, Any],
+        images: RequestImages,
+        slots: asyncio.Semaphore,
+        turns: RequestTurns,
     ) -> Response:
         try:
             async with slots:
-                return Response(id=doc.id, answer=await self._answer(doc, parameters, images))
+                return Response(id=doc.id, answer=await self._answer(doc, parameters, images, turns))
         except RequestError as error:
             return Response(id=doc.id, error=str(error))
         except Exception:
@@ -121,13 +130,16 @@ class Blip2Executor(Executor):
             message = f"the service failed on this document; report reference {reference} to its operator."
             return Response(id=doc.id, error=str(RequestError(ErrorCode.INTERNAL, message)))
 
-    async def _answer(self, doc: ImagePrompt, parameters: dict[str, Any], images: RequestImages) -> str:
+    async def _answer(
+        self, doc: ImagePrompt, parameters: dict[str, Any], images: RequestImages, turns: RequestTurns
+    ) -> str:
         own = {name: value for name in ("preset", *OPTION_NAMES) if (value := getattr(doc, name)) is not None}
         template, options = self._defaults.merged(parameters, own)
         token_ids = self._model.tokenize(prompts.render(doc.prompt, template))
         pixels = await images.load(doc.img, doc.img_bytes)
         question = Question(pixels, token_ids, options.canonical())
-        return await asyncio.wrap_future(self._batcher.submit(question, batch_key(question)))
+        async with turns.turn():
+            return await asyncio.wrap_future(self._batcher.submit(question, batch_key(question)))
 
     def _report_lost_device(self, reason: BaseException) -> None:
         self.logger.critical("the device is lost: no document will be answered", exc_info=reason)

@@ -5,7 +5,9 @@ for the whole process, and leave every other Executor in it as it was. `apply` i
 which on every way to start the service is before its server is built.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+import asyncio
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from contextlib import aclosing
 from typing import Any
 
@@ -86,4 +88,86 @@ def _prefetch(context: Any) -> int | None:
     return None
 
 
-MENDS: tuple[Callable[[], None], ...] = (overlap_requests_of_a_stream,)
+def keep_order_behind_a_gateway() -> None:
+    """A gateway sends answers as they come; where `results_in_order=True` asks for order it may wait for ever.
+
+    It does so when the client ends its stream after the last answer. And whatever the order, what a client that left
+    had asked for is computed to the end. Gateways started by a process that has imported this package keep the order
+    always, with as many requests in flight as before, and cancel what nobody waits for. (Jina forks a gateway, or
+    spawns it with the classes that its parent has.)
+    """
+    from jina._docarray import DocumentArray
+    from jina.serve.runtimes.gateway import streamer
+    from jina.serve.stream.helper import AsyncRequestsIterator
+
+    class OrderedStreamer(streamer.RequestStreamer):
+        async def _stream_requests(
+            self,
+            request_iterator: Iterator[Any] | AsyncIterator[Any],
+            results_in_order: bool = False,
+            prefetch: int | None = None,
+            return_type: type[Any] = DocumentArray,
+        ) -> AsyncGenerator[Any, None]:
+            async def requests() -> AsyncIterator[Any]:
+                async for request in AsyncRequestsIterator(
+                    request_iterator, iterate_sync_in_thread=self._iterate_sync_in_thread
+                ):
+                    yield request
+                if self._end_of_iter_handler is not None:
+                    self._end_of_iter_handler()
+
+            async def answer(request: Any) -> Any:
+                response, floating = self._request_handler(request=request, return_type=return_type)
+                if floating is not None:
+                    self.total_num_floating_tasks_alive += 1
+                    floating.add_done_callback(floating_is_done)
+                return self._result_handler(await response)
+
+            def floating_is_done(_: object) -> None:
+                self.total_num_floating_tasks_alive -= 1
+
+            capacity = prefetch or self._prefetch or sys.maxsize
+            async with aclosing(overlapped(requests(), answer, lambda _: 1, capacity, capacity)) as answers:
+                async for response in answers:
+                    yield response
+
+    streamer.RequestStreamer = OrderedStreamer
+
+
+def cancel_what_a_gateway_has_sent() -> None:
+    """A gateway that stops waiting for an Executor does not cancel its call, so the Executor computes to the end.
+
+    It waits for the trailing metadata first, and only waiting for the response itself would cancel a call of gRPC.
+    """
+    from jina.proto.jina_pb2_grpc import JinaSingleDataRequestRPCStub
+    from jina.serve.networking.connection_stub import _ConnectionStubs
+
+    class Call:
+        def __init__(self, call: Any) -> None:
+            self._call = call
+
+        async def trailing_metadata(self) -> Any:
+            try:
+                return await self._call.trailing_metadata()
+            except asyncio.CancelledError:
+                self._call.cancel()
+                raise
+
+        def __await__(self) -> Generator[Any, None, Any]:
+            return self._call.__await__()  # type: ignore[no-any-return]
+
+    class Stub:
+        def __init__(self, channel: Any) -> None:
+            self._stub = JinaSingleDataRequestRPCStub(channel)
+
+        def process_single_data(self, *args: Any, **kwargs: Any) -> Call:
+            return Call(self._stub.process_single_data(*args, **kwargs))
+
+    _ConnectionStubs.STUB_MAPPING["jina.JinaSingleDataRequestRPC"] = Stub
+
+
+MENDS: tuple[Callable[[], None], ...] = (
+    overlap_requests_of_a_stream,
+    keep_order_behind_a_gateway,
+    cancel_what_a_gateway_has_sent,
+)

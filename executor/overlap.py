@@ -32,11 +32,12 @@ async def overlapped(
         most: most requests in flight, where there is a limit beside their weight.
     """
     in_flight: deque[tuple[asyncio.Task[Answer], int]] = deque()
+    weight_in_flight = 0
     started: asyncio.Queue[asyncio.Task[Answer] | None] = asyncio.Queue()
     room = asyncio.Event()
 
     def update_room() -> None:
-        fits = len(in_flight) < 2 or sum(weight for _, weight in in_flight) < capacity
+        fits = len(in_flight) < 2 or weight_in_flight < capacity
         if fits and (most is None or len(in_flight) < most):
             room.set()
         else:
@@ -46,9 +47,12 @@ async def overlapped(
         return await answer(request)
 
     async def start_all() -> None:
+        nonlocal weight_in_flight
         async for request in requests:
+            weight = weigh(request)
             task = asyncio.create_task(work(request))
-            in_flight.append((task, weigh(request)))
+            in_flight.append((task, weight))
+            weight_in_flight += weight
             started.put_nowait(task)
             update_room()
             await room.wait()
@@ -59,7 +63,7 @@ async def overlapped(
     try:
         while (task := await started.get()) is not None:
             yield await task
-            in_flight.popleft()
+            weight_in_flight -= in_flight.popleft()[1]
             update_room()
         await starting  # raises what reading raised, after the answers to what was read before
     finally:
