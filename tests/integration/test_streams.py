@@ -149,7 +149,7 @@ def test_no_more_of_a_stream_is_read_than_is_allowed_in_flight_and_the_rest_foll
         stream.send(*each(picture, range(5 * IN_FLIGHT)))
         held.batcher.wait_for_submitted(range(IN_FLIGHT))
         with passing_by(held, picture):
-            assert held.batcher.submitted == [*range(IN_FLIGHT), PASSER_BY]
+            assert sorted(held.batcher.submitted) == [*range(IN_FLIGHT), PASSER_BY]
             held.engine.let(2)
             assert [stream.read() for _ in range(2)] == [["0"], ["1"]]
             held.batcher.wait_for_submitted(range(IN_FLIGHT + 2))
@@ -173,7 +173,7 @@ def test_a_clients_prefetch_bounds_what_is_in_flight(held, port, picture):
         stream.send(*each(picture, range(5)))
         held.batcher.wait_for_submitted(range(2))
         with passing_by(held, picture):
-            assert held.batcher.submitted == [0, 1, PASSER_BY]
+            assert sorted(held.batcher.submitted) == [0, 1, PASSER_BY]
             held.engine.let(10_000)
         assert [stream.read() for _ in range(5)] == [[str(seed)] for seed in range(5)]
 
@@ -184,7 +184,7 @@ def test_an_executor_that_does_not_ask_for_it_gets_one_request_of_a_stream_at_a_
         stream.send(*each(picture, range(3)))
         held.batcher.wait_for_submitted([0])
         with passing_by(held, picture):
-            assert held.batcher.submitted == [0, PASSER_BY]
+            assert sorted(held.batcher.submitted) == [0, PASSER_BY]
             held.engine.let(10_000)
         assert [stream.read() for _ in range(3)] == [[str(seed)] for seed in range(3)]
 
