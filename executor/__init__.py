@@ -10,8 +10,11 @@ os.environ.setdefault("JINA_OPTOUT_TELEMETRY", "1")
 # Said by a dependency of Jina at its import; setuptools is pinned for it.
 warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
 
+from . import jina_fixes  # noqa: E402
 from .errors import ErrorCode  # noqa: E402
 from .executor import Blip2Executor  # noqa: E402
 from .schemas import ImagePrompt, Response  # noqa: E402
+
+jina_fixes.apply()
 
 __all__ = ["Blip2Executor", "ErrorCode", "ImagePrompt", "Response"]

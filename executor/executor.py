@@ -11,7 +11,7 @@ from typing import Any
 from docarray import DocList
 from jina import Executor, requests
 
-from . import checkpoint, prompts
+from . import checkpoint, jina_fixes, prompts
 from .batcher import Batcher
 from .batching import BatchingOptions
 from .engine import Engine, PreparedBatch, Question, batch_key
@@ -21,6 +21,7 @@ from .images import ImageLoader, RequestImages
 from .model import Blip2Model
 from .schemas import ImagePrompt, Response
 from .settings import Settings, keywords_from_settings
+from .turns import RequestTurns, Turns
 from .warmup import warm_up
 
 _JINA_PARAMETERS = frozenset({"__results__"})
@@ -34,6 +35,7 @@ class Blip2Executor(Executor):
         settings: the fields of `executor.settings.Settings`; the environment (`BLIP2_<NAME>`) wins over them.
 
     Attributes:
+        stream_documents: documents of one stream that are in flight at the same time, see `jina_fixes`.
         on_device_lost: called once, on another thread, when the device has failed for good and every document in flight
             has been told. Whoever runs the process sets it: nothing will be answered any more.
 
@@ -58,6 +60,7 @@ class Blip2Executor(Executor):
             workspace=workspace,
             dynamic_batching=dynamic_batching,
         )
+        jina_fixes.require()
         batching = BatchingOptions.resolve(getattr(self, "dynamic_batching", {}))
         self.dynamic_batching: dict[str, Any] = {}  # taken over: nothing is left for Jina's queue
         self.settings = Settings.resolve(settings)
@@ -88,8 +91,11 @@ class Blip2Executor(Executor):
             self.settings.max_queue,
             self._report_lost_device,
         )
+        # Half of the queue is left to requests that have nothing in it.
+        self._turns = Turns(self.settings.max_queue // 2)
         # Enough to keep the device busy; the rest of a long request waits here and not in everybody's queue.
         self._documents_in_flight = 2 * batching.preferred_batch_size
+        self.stream_documents = 4 * batching.preferred_batch_size
         self.logger.info(f"batches of at most {batching.preferred_batch_size}, waiting at most {batching.timeout:g} ms")
 
     @requests
@@ -102,9 +108,10 @@ class Blip2Executor(Executor):
         """
         options = {name: value for name, value in (parameters or {}).items() if name not in _JINA_PARAMETERS}
         slots = asyncio.Semaphore(self._documents_in_flight)
+        turns = self._turns.of_a_request()
         async with self._images.request() as images:
             return DocList[Response](
-                await asyncio.gather(*(self._respond(doc, options, images, slots) for doc in docs))
+                await asyncio.gather(*(self._respond(doc, options, images, slots, turns) for doc in docs))
             )
 
     def close(self) -> None:
@@ -113,11 +120,16 @@ class Blip2Executor(Executor):
         self._images.close()
 
     async def _respond(
-        self, doc: ImagePrompt, parameters: dict[str, Any], images: RequestImages, slots: asyncio.Semaphore
+        self,
+        doc: ImagePrompt,
+        parameters: dict[str, Any],
+        images: RequestImages,
+        slots: asyncio.Semaphore,
+        turns: RequestTurns,
     ) -> Response:
         try:
             async with slots:
-                return Response(id=doc.id, answer=await self._answer(doc, parameters, images))
+                return Response(id=doc.id, answer=await self._answer(doc, parameters, images, turns))
         except RequestError as error:
             return Response(id=doc.id, error=str(error))
         except Exception:
@@ -126,13 +138,16 @@ class Blip2Executor(Executor):
             message = f"the service failed on this document; report reference {reference} to its operator."
             return Response(id=doc.id, error=str(RequestError(ErrorCode.INTERNAL, message)))
 
-    async def _answer(self, doc: ImagePrompt, parameters: dict[str, Any], images: RequestImages) -> str:
+    async def _answer(
+        self, doc: ImagePrompt, parameters: dict[str, Any], images: RequestImages, turns: RequestTurns
+    ) -> str:
         own = {name: value for name in ("preset", *OPTION_NAMES) if (value := getattr(doc, name)) is not None}
         template, options = self._defaults.merged(parameters, own)
         token_ids = self._model.tokenize(prompts.render(doc.prompt, template))
         pixels = await images.load(doc.img, doc.img_bytes)
         question = Question(pixels, token_ids, options.canonical())
-        return await asyncio.wrap_future(self._batcher.submit(question, batch_key(question)))
+        async with turns.turn():
+            return await asyncio.wrap_future(self._batcher.submit(question, batch_key(question)))
 
     def _report_lost_device(self, reason: BaseException) -> None:
         self.logger.critical("the device is lost: no document will be answered", exc_info=reason)

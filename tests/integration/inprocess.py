@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from docarray import DocList
-from jina.parsers import set_pod_parser
+from jina.parsers import set_gateway_parser, set_pod_parser
+from jina.serve.runtimes.gateway.request_handling import GatewayRequestHandler
 from jina.serve.runtimes.servers.grpc import GRPCServer
 from jina.serve.runtimes.worker.request_handling import WorkerRequestHandler
 from jina.types.request.data import DataRequest
@@ -106,26 +108,50 @@ def hold_service(
     """
     monkeypatch.setattr("executor.executor.Engine", HeldEngine)
     monkeypatch.setattr("executor.executor.Batcher", WatchedBatcher)
-    # As the worker of a service without a gateway, less the signals that only a main thread can handle.
     args = set_pod_parser().parse_args(["--name", "blip2"])
-    args.uses, args.host, args.port = uses, "127.0.0.1", free_port()
+    args.uses = uses
     for name, value in arguments.items():
         setattr(args, name, value)
+    with _serve(args, WorkerRequestHandler) as server:
+        service = HeldService(args.port, server._request_handler._executor)
+        try:
+            yield service
+        finally:
+            service.engine.let(10_000)
+
+
+@contextmanager
+def gateway_to(port: int) -> Iterator[int]:
+    """A gateway in front of a service, in this process too. Yields the gateway's port."""
+    # fmt: off
+    args = set_gateway_parser().parse_args([
+        "--name", "gateway",
+        "--graph-description", '{"start-gateway": ["blip2"], "blip2": ["end-gateway"]}',
+        "--deployments-addresses", f'{{"blip2": ["127.0.0.1:{port}"]}}',
+    ])
+    # fmt: on
+    args.runtime_name = args.name
+    with _serve(args, GatewayRequestHandler):
+        yield args.port
+
+
+@contextmanager
+def _serve(args: Namespace, handler: type) -> Iterator[GRPCServer]:
+    """As Jina's own runtime, less the signals that only a main thread can handle."""
+    args.host, args.port = "127.0.0.1", free_port()
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
 
     async def start() -> GRPCServer:
-        server = GRPCServer(name=args.name, runtime_args=args, req_handler_cls=WorkerRequestHandler)
+        server = GRPCServer(name=args.name, runtime_args=args, req_handler_cls=handler)
         await server.setup_server()
         return server
 
     server = asyncio.run_coroutine_threadsafe(start(), loop).result(TIMEOUT_S)
-    service = HeldService(args.port, server._request_handler._executor)
     try:
-        yield service
+        yield server
     finally:
-        service.engine.let(10_000)
         asyncio.run_coroutine_threadsafe(server.shutdown(), loop).result(TIMEOUT_S)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(TIMEOUT_S)

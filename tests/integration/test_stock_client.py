@@ -1,0 +1,118 @@
+"""`client.post` as everybody writes it, on every way to start the service: documents meet, answers keep their order."""
+
+import asyncio
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from docarray import DocList
+from jina import Client, Deployment, Flow
+
+from demo.service import ROOT, Service, free_port
+from executor import Blip2Executor, ImagePrompt, Response
+
+TIMEOUT_S = 60
+CONFIG = str(ROOT / "config.yml")
+
+
+class HeldPicture:
+    """Pictures on loopback HTTP that come when the test lets them."""
+
+    def __init__(self, picture: bytes) -> None:
+        let = self.let = threading.Event()
+        asked = self.asked = threading.Semaphore(0)
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                asked.release()
+                let.wait(TIMEOUT_S)
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(picture)
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/"
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self.let.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def held_picture(two_cats: bytes) -> Iterator[HeldPicture]:
+    held = HeldPicture(two_cats)
+    yield held
+    held.close()
+
+
+async def all_of(replies: AsyncIterator[DocList[Response]]) -> list[Response]:
+    return [response async for responses in replies for response in responses]
+
+
+def check(port: int, picture: bytes, held: HeldPicture) -> None:
+    """All documents of a stream are in flight at once; those in the middle are answered first."""
+    question = "how many cats are there?"
+    ready = [ImagePrompt(img_bytes=picture, prompt=question) for _ in range(3)]
+    late = [ImagePrompt(img=f"{held.url}{number}", prompt=question) for number in range(2)]
+    ours = DocList[ImagePrompt]([late[0], ready[0], ready[1], late[1]])
+    client = Client(port=port, asyncio=True)
+    options = {"return_type": DocList[Response], "timeout": TIMEOUT_S}
+
+    async def post() -> list[Response]:
+        posted = asyncio.create_task(all_of(client.post("/", ours, request_size=1, **options)))
+        for _ in late:
+            assert await asyncio.to_thread(held.asked.acquire, timeout=TIMEOUT_S / 2)
+        await all_of(client.post("/", ready[2], **options))  # another client's: it comes after ours, and is answered
+        held.let.set()
+        return await posted
+
+    responses = asyncio.run(post())
+    assert [(response.answer, response.error) for response in responses] == [("two", "")] * 4
+    assert [response.id for response in responses] == [document.id for document in ours]
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        lambda port: Deployment(uses=CONFIG, port=port),
+        lambda port: Deployment(uses=Blip2Executor, port=port),
+        lambda port: Flow(port=port).add(uses=CONFIG),
+        lambda port: Deployment(uses=CONFIG, port=port, include_gateway=False),
+    ],
+    ids=["config.yml", "class", "flow", "without gateway"],
+)
+@pytest.mark.usefixtures("demo_environment")
+def test_documents_meet_and_answers_keep_their_order_in_python(
+    start: Callable[[int], AbstractContextManager[object]], two_cats, held_picture
+):
+    port = free_port()
+    with start(port):
+        check(port, two_cats, held_picture)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [sys.executable, "-m", "executor"],
+        [str(Path(sys.executable).with_name("jina")), "executor", "--uses", CONFIG],
+    ],
+    ids=["python -m executor", "jina executor"],
+)
+def test_documents_meet_and_answers_keep_their_order_from_the_command_line(
+    command, two_cats, held_picture, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("demo.service.command", lambda port: [*command, "--port", str(port)])
+    with Service(log=tmp_path / "log", allowed_hosts="127.0.0.1") as service:
+        check(service.port, two_cats, held_picture)
