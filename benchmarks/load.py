@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import quantiles
+from typing import Any
 
 from benchmarks import wire
 
@@ -105,7 +106,7 @@ class Asker:
 
 def summarise(
     protocol: str, answers: Sequence[str], outcomes: Sequence[_Outcome], begun: float, seconds: float
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Counts and latencies of one cell, the fields of `Cell` that come from its outcomes.
 
     Args:
@@ -138,9 +139,10 @@ def summarise(
 
 
 def percentiles(latencies: Sequence[float]) -> dict[str, float]:
-    """p50, p95 and p99, interpolated between observations; empty where there are fewer than two."""
-    if len(latencies) < 2:
+    """p50, p95 and p99, interpolated between observations; empty where there is none."""
+    if not latencies:
         return {}
+    latencies = latencies if len(latencies) > 1 else [*latencies, *latencies]
     cuts = quantiles(latencies, n=100, method="inclusive")
     return {f"p{percent}": cuts[percent - 1] for percent in (50, 95, 99)}
 
@@ -174,7 +176,7 @@ async def measure(
                 assert rate is not None
                 outcomes = await asker.open(rate, seconds)
             summary = summarise(protocol, answers, outcomes, begun, seconds)
-            cells.append(Cell(concurrency, rate, start, start + seconds, **summary))  # type: ignore[arg-type]
+            cells.append(Cell(concurrency, rate, start, start + seconds, **summary))
     return cells
 
 

@@ -6,6 +6,7 @@ Knows torch, transformers and Pillow, nothing of servers. Runs in every peer's o
 import io
 import os
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -28,7 +29,7 @@ class BatchedBlip2:
         self._model = Blip2ForConditionalGeneration.from_pretrained(
             os.environ["PEER_MODEL"], dtype=torch.float16 if on_cuda else torch.float32
         )
-        self._model.to(self._device).eval()
+        cast(Any, self._model).to(self._device).eval()
         self._log = BatchLog()
 
     @torch.inference_mode()

@@ -5,7 +5,7 @@ way, a download for each document, would only be slower, and all servers get the
 """
 
 import os
-from typing import Any
+from typing import Any, cast
 
 import torch
 from docarray import BaseDoc, DocList
@@ -36,7 +36,7 @@ class ArticleExecutor(Executor):
         dtype = torch.float16 if self.device.type == "cuda" else torch.float32
         self.processor = Blip2Processor.from_pretrained(os.environ["PEER_MODEL"], backend="pil")
         self.model = Blip2ForConditionalGeneration.from_pretrained(os.environ["PEER_MODEL"], dtype=dtype)
-        self.model.to(self.device)
+        cast(Any, self.model).to(self.device)
         self.log = BatchLog()
 
     @requests

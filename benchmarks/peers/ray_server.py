@@ -9,6 +9,7 @@ import base64
 import os
 import signal
 import threading
+from typing import Any, cast
 
 import ray
 from ray import serve
@@ -47,7 +48,7 @@ def main() -> None:
     ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port, "access_log": False})
-        serve.run(Blip2.bind())
+        serve.run(cast(Any, Blip2).bind())
         ended.wait()
     finally:
         serve.shutdown()
