@@ -47,7 +47,7 @@ def draw(result: dict[str, Any], output: Path) -> None:
     axes.set_ylim(0, highest * 1.1)
     axes.set_xlabel("clients, each with one question in flight")
     axes.set_ylabel("right answers per second")
-    axes.set_title(f"{Path(result['options']['model']).name}, {result['machine']['cores']} cores, {result['date']}")
+    axes.set_title(f"{result['options']['model']}, {result['machine']['cores']} cores, {result['date']}")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.savefig(output, bbox_inches="tight", metadata={"Date": None} if output.suffix == ".svg" else None)

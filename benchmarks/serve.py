@@ -119,6 +119,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Everything that the options ask for, as the JSON line has it."""
     benchmark = Benchmark(options, folder)
     kinds = [KINDS[name] for name in options.servers]
+    load_before = os.getloadavg()[0]
     versions = {kind.name: environments.version(kind.name) for kind in kinds if kind.name != summary.OURS}
     _say(f"asking plain transformers about {options.pictures} pictures ...")
     benchmark.prepare()
@@ -140,9 +141,9 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "date": datetime.date.today().isoformat(),
         "command": f"python -m benchmarks.serve {' '.join(sys.argv[1:])}".strip(),
         "machine": machine(),
-        "versions": versions | {"transformers": transformers.__version__, "torch": torch.__version__},
-        "jina": jina.__version__,
-        "options": {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()},
+        "versions": versions | {package.__name__: package.__version__ for package in (jina, torch, transformers)},
+        "load_before": load_before,  # the last minute's; far above 0 other work disturbed the measurement
+        "options": vars(options) | {"model": os.path.relpath(options.model, ROOT)},
         "batching": {kind.name: {"batch": kind.batch, "wait_ms": kind.wait_ms} for kind in kinds if kind.batch},
         "servers": summary.medians(rounds),
         "ours_over_theirs": summary.ratios(rounds),

@@ -52,10 +52,10 @@ KINDS = {
     for kind in (
         Kind("ours", "jina", "executor"),
         Kind("article", "jina", "benchmarks.peers.jina_article"),
-        Kind("jina", "jina", "benchmarks.peers.jina_batching", 16, 100, grid=_GRID),
-        Kind("litserve", "litserve", "benchmarks.peers.litserve_server", 16, 20, "/health", _GRID),
-        Kind("bentoml", "bentoml", "benchmarks.peers.bentoml_server:Blip2", 16, 1000, "/readyz", _BENTOML_GRID),
-        Kind("ray", "ray", "benchmarks.peers.ray_server", 16, 50, "/-/healthz", _GRID),
+        Kind("jina", "jina", "benchmarks.peers.jina_batching", 32, 50, grid=_GRID),
+        Kind("litserve", "litserve", "benchmarks.peers.litserve_server", 16, 50, "/health", _GRID),
+        Kind("bentoml", "bentoml", "benchmarks.peers.bentoml_server:Blip2", 16, 10_000, "/readyz", _BENTOML_GRID),
+        Kind("ray", "ray", "benchmarks.peers.ray_server", 16, 100, "/-/healthz", _GRID),
     )
 }
 
