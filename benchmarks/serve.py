@@ -17,7 +17,7 @@ What is compared
 How it is asked
     Closed loop: N clients, each asks again as soon as it has its answer: throughput against concurrency.
     Open loop (--rate): questions arrive at random at a rate, whatever the server does: latency as strangers see it.
-    The load generator (`benchmarks/load.py`) is a process of its own with connections that stay open; requests are
+    The load generator (`benchmarks/load_generator.py`) is a process of its own with connections that stay open; requests are
     serialised before. It shares the machine's cores with the server, and so do the processes that a server has.
 
 What it does not say: nothing about accuracy (all servers have the same checkpoint), networks, or the fetching of
@@ -90,7 +90,7 @@ class Benchmark:
         with server:
             lines = self._run(
                 [
-                    *("benchmarks.load", "--protocol", kind.protocol, "--port", str(server.port)),
+                    *("benchmarks.load_generator", "--protocol", kind.protocol, "--port", str(server.port)),
                     *("--concurrency", *map(str, concurrency), "--rate", *map(str, rates)),
                 ]
             )

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from benchmarks import summary, workload
-from benchmarks.load import _Outcome, percentiles, summarise
+from benchmarks.load_generator import _Outcome, percentiles, summarise
 from benchmarks.wire import decode, encode
 from demo.service import CHECKPOINT, ROOT
 
@@ -25,7 +25,7 @@ def reply(answer):
 def test_the_load_generator_measures_the_service(service, tmp_path):
     cases = tmp_path / "cases.json"
     workload.save(workload.build(CHECKPOINT, 8), cases)
-    command = [sys.executable, "-m", "benchmarks.load", "--protocol", "jina", "--port", str(service.port)]
+    command = [sys.executable, "-m", "benchmarks.load_generator", "--protocol", "jina", "--port", str(service.port)]
     command += [
         "--workload",
         str(cases),

@@ -1,6 +1,6 @@
 """The load generator: a process of its own that asks a server and measures what its clients would see.
 
-    python -m benchmarks.load --protocol jina --port 54321 --workload cases.json --concurrency 1 8 --seconds 8
+    python -m benchmarks.load_generator --protocol jina --port 54321 --workload cases.json --concurrency 1 8 --seconds 8
 
 A cell is one way of asking, for some seconds. Closed loop: `concurrency` clients, each with one question in flight,
 the next one asked when the answer is there. Open loop: questions arrive at random (a Poisson process) at a rate,
@@ -181,7 +181,7 @@ async def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.load_generator", description=__doc__)
     parser.add_argument("--protocol", choices=wire.PROTOCOLS, required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--workload", type=Path, required=True, help="from benchmarks.workload.save")
