@@ -17,8 +17,8 @@ What is compared
 How it is asked
     Closed loop: N clients, each asks again as soon as it has its answer: throughput against concurrency.
     Open loop (--rate): questions arrive at random at a rate, whatever the server does: latency as strangers see it.
-    The load generator (`benchmarks/load_generator.py`) is a process of its own with connections that stay open; requests are
-    serialised before. It shares the machine's cores with the server, and so do the processes that a server has.
+    The load generator (`benchmarks/load_generator.py`) is a process of its own with connections that stay open;
+    requests are serialised before. It shares the machine's cores with the server and all of the server's processes.
 
 What it does not say: nothing about accuracy (all servers have the same checkpoint), networks, or the fetching of
 pictures (they come as bytes; the article's own way would download each one). More than one copy of the model, one

@@ -1,7 +1,8 @@
 """From cells of several rounds to what is reported: medians, ratios, shares, a table.
 
 Knows numbers only. A round's results are a mapping from server name to its cells, each a mapping with the fields of
-`benchmarks.load_generator.Cell` and `batch`, documents per batch; "engine" has the fields of `benchmarks.engine_alone.measure`.
+`benchmarks.load_generator.Cell` and `batch`, documents per batch; the engine's have those of
+`benchmarks.engine_alone.measure`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
