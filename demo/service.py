@@ -39,25 +39,40 @@ class Service:
         port: where to listen; a free one where there is none.
         log: a file for what the service prints; where there is none it goes to this process's standard error.
         ready_timeout_s: seconds until it must be ready.
+        config: a config.yml instead of the project's.
         settings: settings of the service by name, e.g. `model="demo/checkpoint"`, which is the default.
     """
 
     def __init__(
-        self, port: int | None = None, log: Path | None = None, ready_timeout_s: float = 120, **settings: object
+        self,
+        port: int | None = None,
+        log: Path | None = None,
+        ready_timeout_s: float = 120,
+        config: Path | None = None,
+        **settings: object,
     ) -> None:
         self.port = port or free_port()
         self._log = log
         self._ready_timeout_s = ready_timeout_s
+        self._config = config
         self._settings = {"model": CHECKPOINT, **settings}
         self.process: subprocess.Popen[bytes] | None = None
 
+    def command(self) -> list[str]:
+        return [*command(self.port), *(["--config", str(self._config)] if self._config else [])]
+
+    def environment(self) -> dict[str, str]:
+        return os.environ | {f"BLIP2_{name.upper()}": str(value) for name, value in self._settings.items()}
+
+    def is_ready(self) -> bool:
+        return _serves(self.port)
+
     def __enter__(self) -> Service:
-        environment = os.environ | {f"BLIP2_{name.upper()}": str(value) for name, value in self._settings.items()}
         with self._log.open("wb") if self._log else nullcontext(sys.stderr) as output:
             self.process = subprocess.Popen(
-                command(self.port),
+                self.command(),
                 cwd=ROOT,
-                env=environment,
+                env=self.environment(),
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # a process group of its own: what it starts is stopped with it
@@ -94,7 +109,7 @@ class Service:
     def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + self._ready_timeout_s
         while process.poll() is None and time.monotonic() < deadline:
-            if _serves(self.port):
+            if self.is_ready():
                 return
             time.sleep(_POLL_S)  # the port opens when the model is loaded
         told = self._log.read_text(errors="replace")[-2000:] if self._log else "see its output above"

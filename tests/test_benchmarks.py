@@ -1,0 +1,121 @@
+"""The load generator against the service, and what becomes of its numbers. Peers are left to the benchmark itself."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import summary, workload
+from benchmarks.load_generator import _Outcome, percentiles, summarise
+from benchmarks.wire import decode, encode
+from demo.service import CHECKPOINT, ROOT
+
+
+def cell(answers_per_s, concurrency=32, p50=10.0, asked=None, **other):
+    numbers = {"concurrency": concurrency, "rate": asked, "answers_per_s": answers_per_s, "latency_ms": {"p50": p50}}
+    return numbers | {"batch": 4.0, "wrong": 0, "errors": 0} | other
+
+
+def reply(answer):
+    return json.dumps({"answer": answer}).encode()
+
+
+def test_the_load_generator_measures_the_service(service, tmp_path):
+    cases = tmp_path / "cases.json"
+    workload.save(workload.build(CHECKPOINT, 8), cases)
+    command = [sys.executable, "-m", "benchmarks.load_generator", "--protocol", "jina", "--port", str(service.port)]
+    command += [
+        "--workload",
+        str(cases),
+        "--concurrency",
+        "1",
+        "4",
+        "--rate",
+        "20",
+        "--seconds",
+        "0.5",
+        "--warm-up",
+        "0",
+    ]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=True)
+    cells = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(cell["concurrency"], cell["rate"]) for cell in cells] == [(1, None), (4, None), (None, 20)]
+    for measured in cells:
+        assert (measured["wrong"], measured["errors"], measured["reason"]) == (0, 0, "")
+        assert measured["answered"] > 0
+        assert 0 < measured["latency_ms"]["p50"] <= measured["latency_ms"]["p99"]
+
+
+def test_pictures_of_the_workload_differ_and_its_answers_are_many():
+    cases = workload.build(CHECKPOINT, 16)
+    assert len({case.picture for case in cases}) == 16
+    assert len({case.answer for case in cases}) > 4
+
+
+def test_only_right_answers_within_the_seconds_count():
+    outcomes = [
+        _Outcome(0, 0.0, 1.0, reply("two")),
+        _Outcome(1, 0.0, 1.5, reply("two")),  # wrong
+        _Outcome(0, 1.0, 2.5, reply("two")),  # late
+        _Outcome(0, 1.0, 1.2, None, "TimeoutError: "),
+        _Outcome(0, 1.0, 1.2, b"{}"),
+    ]
+    summed = summarise("ray", ["two", "three"], outcomes, begun=0.0, seconds=2.0)
+    assert summed["answers_per_s"] == 0.5
+    assert (summed["answered"], summed["wrong"], summed["errors"]) == (3, 1, 2)
+    assert summed["latency_ms"] == percentiles([1000.0, 1500.0, 1500.0])
+    assert summed["reason"] == "'two' instead of 'three'"
+
+
+def test_percentiles_lie_between_observations():
+    assert percentiles([float(number) for number in range(101)]) == {"p50": 50.0, "p95": 95.0, "p99": 99.0}
+    assert percentiles([1.0]) == {"p50": 1.0, "p95": 1.0, "p99": 1.0}
+    assert percentiles([]) == {}
+
+
+@pytest.mark.parametrize("protocol", ["litserve", "bentoml", "ray"])
+def test_http_requests_hold_the_picture_and_the_prompt(protocol):
+    body = json.loads(encode(protocol, b"\x00\xff", "how many?"))
+    question = body["questions"][0] if protocol == "bentoml" else body
+    assert question == {"image": "AP8=", "prompt": "how many?"}
+
+
+def test_a_failed_jina_reply_is_an_error_and_no_answer():
+    from jina.types.request.data import DataRequest
+
+    request = DataRequest()
+    request.add_exception(ValueError("broken"))
+    with pytest.raises(ValueError, match="broken"):
+        decode("jina", request.proto.SerializeToString())
+
+
+def test_numbers_are_medians_over_rounds_and_faults_are_summed():
+    rounds = [{"ours": [cell(rate, wrong=1)]} for rate in (10.0, 30.0, 20.0)]
+    numbers = summary.medians(rounds)["ours"]["32"]
+    assert (numbers["answers_per_s"], numbers["lowest"], numbers["highest"]) == (20.0, 10.0, 30.0)
+    assert (numbers["wrong"], numbers["p50"], numbers["p99"], numbers["batch"]) == (3, 10.0, None, 4.0)
+
+
+def test_ratios_are_of_the_same_round():
+    rounds = [{"ours": [cell(ours)], "ray": [cell(theirs)]} for ours, theirs in ((10.0, 5.0), (40.0, 10.0), (9.0, 3.0))]
+    assert summary.ratios(rounds) == {"ray": {"32": 3.0}}
+    rounds[1]["ray"][0]["answers_per_s"] = 0.0
+    assert summary.ratios(rounds) == {}
+
+
+def test_the_service_is_compared_with_its_engine():
+    rounds = [{"ours": [cell(20.0, 1, p50=25.0), cell(80.0, 32), cell(70.0, 128)]}]
+    engine = [{"answers_per_s": 100.0, "lone_ms": 22.0}]
+    assert summary.against_engine(rounds, engine) == {"share_of_engine": 0.8, "added_ms": 3.0}
+    assert summary.against_engine([{"ray": [cell(5.0)]}], engine) == {}
+
+
+def test_the_table_has_a_row_for_each_server_and_load():
+    rounds = [{"ours": [cell(20.0), cell(5.0, None, asked=5.0)], "ray": [cell(10.0), cell(5.0, None, asked=5.0)]}]
+    lines = summary.table(summary.medians(rounds), summary.ratios(rounds)).splitlines()
+    assert len(lines) == 6
+    assert lines[2].startswith("| ours | 32 | 20.0 (20.0 to 20.0) | 10.0 | - | - | 4.0 | 0 | 0 | - |")
+    assert lines[4].endswith("| 2.00 |")
+    assert "| ray | 5/s |" in lines[5]
