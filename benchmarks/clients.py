@@ -1,6 +1,6 @@
 """How to get throughput out of `jina.Client`: recipes against the service with the demo checkpoint.
 
-    python -m benchmarks.clients [--rounds 5] [--documents 192] [--topologies native gateway ...]
+    python -m benchmarks.clients [--rounds 5] [--documents 192] [--topologies native gateway ...] [--regimes ...]
 
 Every recipe asks the same question about the same pictures, each of them different. What differs is how many documents
 reach the device at the same time, and how often the cost of a request is paid:
@@ -11,11 +11,15 @@ reach the device at the same time, and how often the cost of a request is paid:
 - 8 threads that post one document after the other: jina's client has one lock for all threads of a process, so they
   wait for each other, and no two documents ever meet.
 
-The demo checkpoint answers some hundred documents a second on two cores, which client and server share, so what a
-request costs weighs here about as much as with a large checkpoint on a fast device. The device's cache of pictures is
-off, so that every round computes the same. Recipes alternate within a round, so that other load on the machine meets
-all of them; numbers are medians over rounds, and a ratio is the median over rounds of the recipe's rate over that of
-the topology's best recipe (the one with the highest median). The last line is JSON.
+There are two regimes. With `questions` an answer costs so little (the demo checkpoint, one or two words, greedy) that
+what a request costs decides: client, gateway and server share the cores, and every request that need not be made is a
+gain. With `texts` (the preset `caption` made to write 60 tokens with five beams) the device is what everything waits
+for, as it is with a large checkpoint, and all that matters is whether its batches are full.
+
+The device's cache of pictures is off, so that every round computes the same. Recipes alternate within a round, so that
+other load on the machine meets all of them; numbers are medians over rounds, and a ratio is the median over rounds of
+the recipe's rate over that of the best recipe (the one with the highest median) of the same topology and regime. The
+last line is JSON.
 """
 
 import argparse
@@ -30,6 +34,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 # Read by jina and torch when they are imported, here and in the processes that are started.
 os.environ |= {"JINA_LOG_LEVEL": "ERROR", "OMP_NUM_THREADS": "1", "BLIP2_FEATURE_CACHE_MB": "0"}
@@ -102,15 +107,20 @@ TOPOLOGIES: dict[str, tuple[str, Callable[[int], AbstractContextManager[object]]
 }
 
 
-def draw_documents(count: int) -> DocList:
+REGIMES: dict[str, dict[str, Any]] = {
+    "questions": {"prompt": "how many cats are there?"},
+    "texts": {"prompt": "a photo of", "preset": "caption", "min_new_tokens": 60, "max_new_tokens": 60},
+}
+
+
+def draw_documents(count: int, fields: dict[str, Any]) -> DocList:
     def picture(number: int) -> bytes:
         buffer = io.BytesIO()
         draw_scene(random_scene(random_stream("evaluate", 1, number)), number).save(buffer, "JPEG", quality=85)
         return buffer.getvalue()
 
     return DocList[ImagePrompt](
-        ImagePrompt(id=str(number), img_bytes=picture(number), prompt="how many cats are there?")
-        for number in range(count)
+        ImagePrompt(id=str(number), img_bytes=picture(number), **fields) for number in range(count)
     )
 
 
@@ -142,28 +152,34 @@ def measure(port: int, documents: DocList, rounds: int) -> dict[str, dict[str, o
     }
 
 
+def print_table(title: str, results: dict[str, dict[str, object]]) -> None:
+    print(f"\n{title:42} {'answers/s':>9} {'over best':>9} {'in order':>8} {'errors':>6}")
+    for name, result in results.items():
+        print(
+            f"{name:42} {result['answers_per_s']:9.1f} {result['over_best']:9.2f} "
+            f"{'yes' if result['in_order'] else 'no':>8} {result['errors']:6}",
+            flush=True,
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--documents", type=int, default=192)
     parser.add_argument("--topologies", nargs="+", choices=TOPOLOGIES, default=["native", "gateway"])
+    parser.add_argument("--regimes", nargs="+", choices=REGIMES, default=list(REGIMES))
     options = parser.parse_args()
     os.environ["BLIP2_MODEL"] = str(CHECKPOINT)
-    documents = draw_documents(options.documents)
+    documents = {regime: draw_documents(options.documents, REGIMES[regime]) for regime in options.regimes}
     report: dict[str, object] = {"documents": options.documents, "rounds": options.rounds}
     for topology in options.topologies:
         title, start = TOPOLOGIES[topology]
         port = free_port()
         with start(port):
-            results = measure(port, documents, options.rounds)
-        report[topology] = results
-        print(f"\n{title:36} {'answers/s':>9} {'over best':>9} {'in order':>8} {'errors':>6}")
-        for name, result in results.items():
-            print(
-                f"{name:36} {result['answers_per_s']:9.1f} {result['over_best']:9.2f} "
-                f"{'yes' if result['in_order'] else 'no':>8} {result['errors']:6}",
-                flush=True,
-            )
+            for regime in options.regimes:
+                results = measure(port, documents[regime], options.rounds)
+                report[f"{topology}, {regime}"] = results
+                print_table(f"{title}, {regime}", results)
     print(json.dumps(report))
 
 
