@@ -1,8 +1,8 @@
 """The queue in front of the device: work-conserving, bounded, cancellable.
 
 One thread owns the device. Whenever it is free, it takes the oldest waiting item and what waits with the same key, at
-most `max_batch`; only an idle device waits for company, and at most `max_wait_s`. Knows nothing of Jina, torch or
-pictures.
+most `max_batch`; only an idle device waits for company, only for company that was announced, and at most `max_wait_s`.
+Knows nothing of Jina, torch or pictures.
 
 Who travels together is decided as late as it can be: when the device is free. The one exception costs nobody a place:
 while the device is busy and the oldest key's items fill a whole batch, that batch is prepared on a second thread, so
@@ -14,8 +14,9 @@ import itertools
 import math
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -47,7 +48,7 @@ class Batcher(Generic[Item, Prepared, Result]):
         prepare: the host's part: takes items with equal keys. Runs on two threads, one call at a time on each.
         run: the device's part: takes what `prepare` returned, returns one result for each item, in order.
         max_batch: most items in one call.
-        max_wait_s: the longest, in seconds, that an item waits for company while the device is idle.
+        max_wait_s: the longest, in seconds, that an item waits for announced company while the device is idle.
         max_queue: most items that wait.
         on_device_lost: called once, on the batcher's thread, with the reason, after all futures have been told.
     """
@@ -71,6 +72,7 @@ class Batcher(Generic[Item, Prepared, Result]):
         self._changed = threading.Condition()
         self._groups: dict[Hashable, dict[int, _Waiting[Item, Result]]] = {}
         self._waiting = 0
+        self._announced = 0
         self._numbers = itertools.count()
         self._busy = False
         self._ahead: tuple[list[_Waiting[Item, Result]], Future[Prepared]] | None = None
@@ -78,6 +80,18 @@ class Batcher(Generic[Item, Prepared, Result]):
         self._host = ThreadPoolExecutor(1, thread_name_prefix="prepare")
         self._thread = threading.Thread(target=self._loop, name="batcher", daemon=True)
         self._thread.start()
+
+    @contextmanager
+    def announced(self) -> Iterator[None]:
+        """Within it an item is on its way: others may wait for it. Nobody waits where none is."""
+        with self._changed:
+            self._announced += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._announced -= 1
+                self._changed.notify()
 
     def submit(self, item: Item, key: Hashable = None) -> "Future[Result]":
         """Puts an item into the queue. A future that is cancelled before its batch starts leaves at once, never run.
@@ -166,7 +180,7 @@ class Batcher(Generic[Item, Prepared, Result]):
             if self._groups:
                 oldest = next(iter(self._oldest_group().values()))
                 remaining = oldest.since + self._max_wait_s - time.monotonic()
-            if remaining <= 0:
+            if remaining <= 0 or (self._groups and not self._announced):
                 return
             self._changed.wait(None if remaining == math.inf else remaining)
 

@@ -144,7 +144,8 @@ class Blip2Executor(Executor):
         own = {name: value for name in ("preset", *OPTION_NAMES) if (value := getattr(doc, name)) is not None}
         template, options = self._defaults.merged(parameters, own)
         token_ids = self._model.tokenize(prompts.render(doc.prompt, template))
-        pixels = await images.load(doc.img, doc.img_bytes)
+        with self._batcher.announced():
+            pixels = await images.load(doc.img, doc.img_bytes)
         question = Question(pixels, token_ids, options.canonical())
         async with turns.turn():
             return await asyncio.wrap_future(self._batcher.submit(question, batch_key(question)))

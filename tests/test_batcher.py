@@ -259,10 +259,22 @@ def test_a_full_queue_refuses_at_once_and_recovers(device, batcher):
 
 def test_an_idle_device_waits_for_company_until_the_batch_is_full(device):
     batcher = new_batcher(device, max_batch=3, max_wait_s=3600)
-    futures = [batcher.submit(item) for item in (1, 2, 3)]
-    device.let(1)
-    assert [future.result(TIMEOUT_S) for future in futures] == [2, 4, 6]
+    with batcher.announced():
+        futures = [batcher.submit(item) for item in (1, 2, 3)]
+        device.let(1)
+        assert [future.result(TIMEOUT_S) for future in futures] == [2, 4, 6]
     assert device.batches == [[1, 2, 3]]
+    batcher.close()
+
+
+def test_an_item_waits_for_company_only_while_some_is_on_its_way(device):
+    batcher = new_batcher(device, max_batch=3, max_wait_s=3600)
+    device.let(2)
+    assert batcher.submit(1).result(TIMEOUT_S) == 2
+    with batcher.announced():
+        waiting = batcher.submit(2)
+    assert waiting.result(TIMEOUT_S) == 4  # what was on its way came to nothing
+    assert device.batches == [[1], [2]]
     batcher.close()
 
 
