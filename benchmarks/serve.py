@@ -36,6 +36,7 @@ import datetime
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -222,6 +223,7 @@ def _say(text: str) -> None:
 
 def main() -> None:
     options = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers are stopped then too
     with tempfile.TemporaryDirectory() as folder:
         result = run(options, Path(folder))
     print(report(result))
