@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import LogitsProcessorList
 
 from .generation import MOST_NEW_TOKENS, GenerationOptions
-from .graphs import Capture
+from .graphs import Capture, call_directly
 from .sampling import RowwiseSampling
 from .search import Vocabulary, search
 from .shapes import Shape, Shapes
@@ -119,7 +119,7 @@ class T5Text:
             self._t5,
             Shape(batch, length, beams, new_tokens),
             prompt,
-            lambda: self._t5.encode(*prompt),
+            call_directly(self._t5.encode, *prompt),
             self._t5.new_self_cache(batch * beams, new_tokens),
         )
 

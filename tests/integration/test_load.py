@@ -7,25 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
 import pytest
 from docarray import DocList
 from jina import Client, dynamic_batching, requests
 from jina.proto import jina_pb2_grpc
-from PIL import Image
 
 from executor import Blip2Executor, ImagePrompt, Response
 from tests.integration.inprocess import TIMEOUT_S, HeldService, as_request, hold_service, numbered
 
 BATCH = 4
 CALLS = ["unary", "stream"]
-
-
-@pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    file = tmp_path_factory.mktemp("picture") / "picture.png"
-    Image.fromarray(np.arange(32 * 32 * 3, dtype=np.uint8).reshape(32, 32, 3)).save(file)
-    return file.read_bytes()
 
 
 @pytest.fixture

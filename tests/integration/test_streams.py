@@ -6,13 +6,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import grpc
-import numpy as np
 import pytest
 from docarray import BaseDoc, DocList
 from jina import Client
 from jina.proto import jina_pb2, jina_pb2_grpc
 from jina.types.request.data import DataRequest
-from PIL import Image
 
 from executor import Response
 from tests.integration.inprocess import TIMEOUT_S, HeldService, as_request, gateway_to, hold_service, numbered
@@ -21,13 +19,6 @@ BATCH = 2
 PER_REQUEST = 2 * BATCH  # documents of one request that are in the queue
 IN_FLIGHT = 4 * BATCH  # documents of one stream
 PASSER_BY = 10_000
-
-
-@pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    file = tmp_path_factory.mktemp("picture") / "picture.png"
-    Image.fromarray(np.arange(32 * 32 * 3, dtype=np.uint8).reshape(32, 32, 3)).save(file)
-    return file.read_bytes()
 
 
 @pytest.fixture
