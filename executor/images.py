@@ -7,6 +7,8 @@ loading is not used: it opens local files and has no limits.
 
 import asyncio
 import os
+import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -25,6 +27,9 @@ from .resolving import Lookup
 __all__ = ["ImageLimits", "ImageLoader", "RequestImages"]
 
 _LONGEST_URL = 16_384
+
+_NICENESS = 5
+"""Of the threads that decode. Where cores are few, they would hold up the one that feeds the device."""
 
 
 class ImageLoader:
@@ -57,7 +62,9 @@ class ImageLoader:
         self._decoder = Decoder(size, resample, limits)
         self._files = LocalFiles(limits.allowed_local_dirs)
         self._fetcher = Fetcher(AddressPolicy(limits.allowed_hosts), limits, lookup)
-        self._pool = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="decode")
+        self._pool = ThreadPoolExecutor(
+            threads or os.cpu_count() or 1, thread_name_prefix="decode", initializer=_let_others_go_first
+        )
         self._closed = False
 
     async def load(self, reference: str | None, data: bytes | None = None) -> torch.Tensor:
@@ -144,3 +151,9 @@ class RequestImages:
         for task in self._loading.values():
             task.cancel()
         await asyncio.gather(*self._loading.values(), return_exceptions=True)
+
+
+def _let_others_go_first() -> None:
+    """Lowers the priority of the calling thread; only Linux has one for each thread."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

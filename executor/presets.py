@@ -34,6 +34,8 @@ class Generation(NamedTuple):
         Raises:
             RequestError: `INVALID_OPTIONS` for an unknown name, a wrong type or a value out of range.
         """
+        if not any(choices):
+            return self
         base, changes = self, list[Mapping[str, Any]]()
         for choice in choices:
             if "preset" in choice:
