@@ -1,27 +1,23 @@
 """`python -m executor`: the service in one process, on a gRPC port.
 
-One process on purpose: there is no parent that could outlive a dead worker, and memory holds PyTorch once. Signals:
-SIGTERM and SIGINT end it. So does a device that is lost for good: health says NOT_SERVING, clients are told, and the
-exit status is 1, so that whoever watches the process starts it again.
+One process on purpose: there is no parent that could outlive a dead worker, and memory holds PyTorch once. SIGTERM and
+SIGINT drain it: nothing new is let in, what is in progress is finished. So does a device that is lost for good: health
+says NOT_SERVING, clients are told, and the exit status is 1, so that whoever watches the process starts it again.
 """
 
 import argparse
-import asyncio
+import errno
+import faulthandler
 import gc
 import sys
-import threading
 from pathlib import Path
 
 import yaml
-from jina.excepts import BadConfigSource, PortAlreadyUsed
+from jina.excepts import BadConfigSource
 from jina.parsers import set_pod_parser
-from jina.serve.runtimes.asyncio import AsyncNewLoopRuntime
-from jina.serve.runtimes.worker.request_handling import WorkerRequestHandler
 
 from .errors import StartupError
-
-_LAST_ANSWERS_S = 1.0
-"""Between a lost device and the end: what was in flight gets its error, and health checks see NOT_SERVING."""
+from .runtime import LoadingPort, Runtime, exit_now
 
 _CONFIG = Path(__file__).resolve().parent.parent / "config.yml"
 
@@ -57,15 +53,16 @@ def main(argv: list[str] | None = None) -> int:
     # fmt: on
     args.host = args.host[0] if isinstance(args.host, list) else args.host
     args.port = args.port[0] if isinstance(args.port, list) else args.port
+    faulthandler.enable()  # a segfault says where
     try:
-        runtime = AsyncNewLoopRuntime(args, req_handler_cls=WorkerRequestHandler)
-    except PortAlreadyUsed:
-        return _fail(f"port {options.port} is in use; choose another with --port")
+        port = LoadingPort(options.host, options.port)
+    except OSError as error:
+        return _fail(_why_not_bound(error, options.host, options.port))
+    try:
+        runtime = Runtime(args, port)
     except (yaml.YAMLError, BadConfigSource) as error:
         return _fail(f"{options.config} cannot be read: {' '.join(str(error).split())}")
     except Exception as error:
-        if "Failed to bind" in str(error):
-            return _fail(f"{options.host} is no address of this machine that port {options.port} can be bound to")
         # The Executor is loaded a second time under Jina's name for it, so the class is compared by name.
         if type(error).__name__ == StartupError.__name__:
             return _fail(str(error))
@@ -75,26 +72,16 @@ def main(argv: list[str] | None = None) -> int:
     gc.collect()
     gc.freeze()
     with runtime:
-        lost = _end_with_the_device(runtime)
         runtime.run_forever()
-    return 1 if lost.is_set() else 0
+    return runtime.exit_status
 
 
-def _end_with_the_device(runtime: AsyncNewLoopRuntime) -> threading.Event:
-    """Has `runtime` end when its Executor loses the device. Returns an event that is set when that happens."""
-    lost = threading.Event()
-
-    async def end() -> None:
-        await runtime.server.health_servicer.enter_graceful_shutdown()
-        await asyncio.sleep(_LAST_ANSWERS_S)
-        runtime.is_cancel.set()
-
-    def on_device_lost() -> None:
-        lost.set()
-        asyncio.run_coroutine_threadsafe(end(), runtime._loop)
-
-    runtime.server._request_handler._executor.on_device_lost = on_device_lost
-    return lost
+def _why_not_bound(error: OSError, host: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} is in use; choose another with --port"
+    if error.errno == errno.EACCES:
+        return f"port {port} is not for this user; choose one above 1023 with --port"
+    return f"{host} is no address of this machine that port {port} can be bound to"
 
 
 def _fail(message: str) -> int:
@@ -103,4 +90,4 @@ def _fail(message: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_now(main())

@@ -4,6 +4,7 @@ Knows the model and the cache of features; knows nothing of Jina, of documents o
 device becomes a `RequestError` here.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -16,6 +17,8 @@ from .generation import GenerationOptions
 from .model import Blip2Model
 from .stages import StageTimes, Stopwatch
 from .workspace import Prompts
+
+_log = logging.getLogger(__name__)
 
 Work = TypeVar("Work")
 Outcome = TypeVar("Outcome")
@@ -71,7 +74,7 @@ class Engine:
     Args:
         model: the checkpoint on its device.
         feature_cache_bytes: most bytes of image features kept on the device; 0 keeps none.
-        on_batch: told of each batch that was answered, on the thread of `run`.
+        on_batch: told of each batch that was answered, on the thread of `run`. What it raises is logged, once.
 
     Attributes:
         features: the cache; its counters may be read from any thread.
@@ -85,6 +88,7 @@ class Engine:
     ) -> None:
         self._model = model
         self._on_batch = on_batch
+        self._report_failed = False
         self.features = FeatureCache(feature_cache_bytes)
 
     def prepare(self, questions: Sequence[Question]) -> PreparedBatch:
@@ -103,7 +107,7 @@ class Engine:
 
         Raises:
             RequestError: `OUT_OF_MEMORY`, after which memory has been freed and a smaller batch may succeed;
-                `DEVICE_LOST`, after which nothing will.
+                `MODEL_FAILED`, after which the others of the batch may; `DEVICE_LOST`, after which nothing will.
         """
         return self._guard(self._run, batch)
 
@@ -131,8 +135,16 @@ class Engine:
         encoded = self.features.misses
         features = self.features.get(batch.keys, encode)
         answers = self._model.generate(features, batch.prompts, batch.options, batch.seeds, stopwatch)
-        self._on_batch(BatchReport(len(answers), self.features.misses - encoded, stopwatch.read()))
+        self._report(BatchReport(len(answers), self.features.misses - encoded, stopwatch.read()))
         return answers
+
+    def _report(self, report: BatchReport) -> None:
+        try:
+            self._on_batch(report)
+        except Exception:  # noqa: BLE001 - who is told of a batch must not cost it
+            if not self._report_failed:
+                _log.exception("on_batch failed; further failures of it are not logged")
+            self._report_failed = True
 
     def _guard(self, work: Callable[[Work], Outcome], on: Work) -> Outcome:
         try:

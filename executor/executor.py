@@ -9,9 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 from docarray import DocList
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError
 from jina import Executor, requests
 
 from . import checkpoint, jina_fixes, prompts
+from .admission import Admission
 from .batcher import Batcher
 from .batching import BatchingOptions
 from .engine import Engine, PreparedBatch, Question, batch_key
@@ -20,6 +23,7 @@ from .generation import OPTION_NAMES
 from .images import ImageLoader, RequestImages
 from .model import Blip2Model
 from .schemas import ImagePrompt, Response
+from .server_policy import ServerPolicy
 from .settings import Settings, keywords_from_settings
 from .turns import RequestTurns, Turns
 from .warmup import warm_up
@@ -35,6 +39,7 @@ class Blip2Executor(Executor):
         settings: the fields of `executor.settings.Settings`; the environment (`BLIP2_<NAME>`) wins over them.
 
     Attributes:
+        server_policy: how the gRPC port is served, see `jina_fixes`.
         stream_documents: documents of one stream that are in flight at the same time, see `jina_fixes`.
         on_device_lost: called once, on another thread, when the device has failed for good and every document in flight
             has been told. Whoever runs the process sets it: nothing will be answered any more.
@@ -66,6 +71,8 @@ class Blip2Executor(Executor):
         self.settings = Settings.resolve(settings)
         for warning in Settings.unknown_environment():
             self.logger.warning(warning)
+        self.server_policy = ServerPolicy(self.settings)
+        self._admission = Admission(self.settings.max_queue, self.settings.max_queue_mb * 1_000_000)
         self._defaults = self.settings.generation()
         self._model = Blip2Model(self._load_checkpoint(), self.settings.max_prompt_tokens)
         warm_up(
@@ -93,7 +100,7 @@ class Blip2Executor(Executor):
         )
         # Half of the queue is left to requests that have nothing in it.
         self._turns = Turns(self.settings.max_queue // 2)
-        # Enough to keep the device busy; the rest of a long request waits here and not in everybody's queue.
+        # Enough to keep the device busy.
         self._documents_in_flight = 2 * batching.preferred_batch_size
         self.stream_documents = 4 * batching.preferred_batch_size
         self.logger.info(f"batches of at most {batching.preferred_batch_size}, waiting at most {batching.timeout:g} ms")
@@ -107,48 +114,77 @@ class Blip2Executor(Executor):
             parameters: generation options, and `preset`, for all documents of the request.
         """
         options = {name: value for name, value in (parameters or {}).items() if name not in _JINA_PARAMETERS}
-        slots = asyncio.Semaphore(self._documents_in_flight)
-        turns = self._turns.of_a_request()
-        async with self._images.request() as images:
-            return DocList[Response](
-                await asyncio.gather(*(self._respond(doc, options, images, slots, turns) for doc in docs))
-            )
+        responses = [Response(id=doc.id) for doc in docs]
+        try:
+            with self._admission.request(sum(_size(doc) for doc in docs)):
+                await self._respond_to_all(docs, options, responses)
+        except RequestError as error:
+            for response in responses:
+                response.error = str(error)
+        return DocList[Response](responses)
+
+    def explain(self, error: BaseException | None) -> str:
+        """What a client reads of a request that failed as a whole. What it must not read goes to the log."""
+        if isinstance(error, json_format.Error):
+            return str(RequestError(ErrorCode.INVALID_OPTIONS, "a number in 'parameters' is not finite."))
+        if isinstance(error, DecodeError):
+            return str(RequestError(ErrorCode.INVALID_DOCUMENT, "the request's documents cannot be read."))
+        return str(self._unexpected(error, "request"))
 
     def close(self) -> None:
         """Finishes the batch that runs and frees threads and connections."""
         self._batcher.close()
         self._images.close()
 
+    async def _respond_to_all(
+        self, docs: DocList[ImagePrompt], options: dict[str, Any], responses: list[Response]
+    ) -> None:
+        turns = self._turns.of_a_request()
+        remaining = iter(zip(docs, responses, strict=True))
+        async with self._images.request() as images:
+
+            async def respond() -> None:
+                for doc, response in remaining:
+                    await self._respond(doc, response, options, images, turns)
+
+            # The rest of a long request waits here and not in everybody's queue.
+            at_once = min(len(docs), self._documents_in_flight)
+            await asyncio.gather(*(respond() for _ in range(at_once)))
+
     async def _respond(
         self,
         doc: ImagePrompt,
+        response: Response,
         parameters: dict[str, Any],
         images: RequestImages,
-        slots: asyncio.Semaphore,
         turns: RequestTurns,
-    ) -> Response:
+    ) -> None:
         try:
-            async with slots:
-                return Response(id=doc.id, answer=await self._answer(doc, parameters, images, turns))
+            async with turns.turn():
+                with self._admission.document():
+                    response.answer = await self._answer(doc, parameters, images)
         except RequestError as error:
-            return Response(id=doc.id, error=str(error))
-        except Exception:
-            reference = uuid.uuid4().hex[:12]
-            self.logger.error(f"unexpected error, reference {reference}", exc_info=True)
-            message = f"the service failed on this document; report reference {reference} to its operator."
-            return Response(id=doc.id, error=str(RequestError(ErrorCode.INTERNAL, message)))
+            response.error = str(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is logged and this document's
+            response.error = str(self._unexpected(error, "document"))
 
-    async def _answer(
-        self, doc: ImagePrompt, parameters: dict[str, Any], images: RequestImages, turns: RequestTurns
-    ) -> str:
-        own = {name: value for name in ("preset", *OPTION_NAMES) if (value := getattr(doc, name)) is not None}
-        template, options = self._defaults.merged(parameters, own)
-        token_ids = self._model.tokenize(prompts.render(doc.prompt, template))
+    async def _answer(self, doc: ImagePrompt, parameters: dict[str, Any], images: RequestImages) -> str:
+        if doc.fault is not None:
+            raise RequestError(ErrorCode.INVALID_DOCUMENT, f"{doc.fault}.")
         with self._batcher.announced():
+            own = {name: value for name in ("preset", *OPTION_NAMES) if (value := getattr(doc, name)) is not None}
+            template, options = self._defaults.merged(parameters, own)
+            token_ids = self._model.tokenize(prompts.render(doc.prompt, template))
             pixels = await images.load(doc.img, doc.img_bytes)
-        question = Question(pixels, token_ids, options.canonical())
-        async with turns.turn():
-            return await asyncio.wrap_future(self._batcher.submit(question, batch_key(question)))
+            question = Question(pixels, token_ids, options.canonical())
+            answer = self._batcher.submit(question, batch_key(question))
+        return await asyncio.wrap_future(answer)
+
+    def _unexpected(self, error: BaseException | None, what: str) -> RequestError:
+        reference = uuid.uuid4().hex[:12]
+        self.logger.error(f"unexpected error, reference {reference}", exc_info=error)
+        message = f"the service failed on this {what}; report reference {reference} to its operator."
+        return RequestError(ErrorCode.INTERNAL, message)
 
     def _report_lost_device(self, reason: BaseException) -> None:
         self.logger.critical("the device is lost: no document will be answered", exc_info=reason)
@@ -164,3 +200,8 @@ class Blip2Executor(Executor):
             f"as {str(loaded.dtype).removeprefix('torch.')}"
         )
         return loaded
+
+
+def _size(doc: ImagePrompt) -> int:
+    """About the bytes that a document takes in memory before its picture is read."""
+    return len(doc.img or "") + len(doc.img_bytes or b"") + len(doc.prompt or "")

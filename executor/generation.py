@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import ErrorCode, RequestError
+from .findings import explain
 
 MOST_NEW_TOKENS = 256
 """In one answer. It bounds what a document can cost."""
@@ -77,7 +78,9 @@ class GenerationOptions(BaseModel):
         try:
             return GenerationOptions(**values)
         except ValidationError as error:
-            raise RequestError(ErrorCode.INVALID_OPTIONS, _explain(error)) from None
+            options = ", ".join(GenerationOptions.model_fields)
+            message = f"{explain(error)}. The options are: preset, {options}."
+            raise RequestError(ErrorCode.INVALID_OPTIONS, message) from None
 
     def canonical(self) -> "GenerationOptions":
         """Equal for options that generate the same: what has no effect here is at its default.
@@ -101,26 +104,3 @@ class GenerationOptions(BaseModel):
 
 
 OPTION_NAMES = frozenset(GenerationOptions.model_fields)
-
-
-_MOST_FINDINGS = 5
-
-
-def _explain(error: ValidationError) -> str:
-    """pydantic's findings in one line, without the client's own values."""
-    findings = []
-    for finding in error.errors(include_input=False, include_url=False):
-        name = ".".join(str(part) for part in finding["loc"])
-        if finding["type"] == "extra_forbidden":
-            findings.append(f"there is no option {name[:40]!a}")
-        elif name:
-            findings.append(f"'{name}': {_lower_first(finding['msg'])}")
-        else:
-            findings.append(_lower_first(finding["msg"].removeprefix("Value error, ")))
-    return (
-        f"{'; '.join(findings[:_MOST_FINDINGS])}. The options are: preset, {', '.join(GenerationOptions.model_fields)}."
-    )
-
-
-def _lower_first(text: str) -> str:
-    return text[:1].lower() + text[1:]

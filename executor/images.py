@@ -28,6 +28,10 @@ __all__ = ["ImageLimits", "ImageLoader", "RequestImages"]
 
 _LONGEST_URL = 16_384
 
+_MOST_KEPT = 64
+"""Pictures of one request. At least the documents of a request that are worked on at a time; more find pictures that
+come again."""
+
 _NICENESS = 5
 """Of the threads that decode. Where cores are few, they would hold up the one that feeds the device."""
 
@@ -132,7 +136,10 @@ class ImageLoader:
 
 
 class RequestImages:
-    """The pictures of one request: the same reference or the same bytes are fetched and decoded once."""
+    """The pictures of one request: the same reference or the same bytes are fetched and decoded once.
+
+    Of a long request the pictures loaded last are kept, `_MOST_KEPT` of them: all would be 150 kB for each document.
+    """
 
     def __init__(self, loader: ImageLoader) -> None:
         self._loader = loader
@@ -142,9 +149,17 @@ class RequestImages:
         """As `ImageLoader.load`. Documents with the same picture get the same tensor, or the same error."""
         key = reference if data is None else data
         if key not in self._loading:
+            self._forget_one()
             self._loading[key] = asyncio.create_task(self._loader.load(reference, data))
         # Shielded: one document that is cancelled leaves the others their picture.
         return await asyncio.shield(self._loading[key])
+
+    def _forget_one(self) -> None:
+        if len(self._loading) >= _MOST_KEPT:
+            for key, task in self._loading.items():
+                if task.done():
+                    del self._loading[key]
+                    break
 
     async def cancel(self) -> None:
         """Ends what still loads, and waits for its end."""

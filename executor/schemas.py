@@ -7,9 +7,10 @@ works. All other fields are optional and stay so.
 from typing import Any
 
 from docarray import BaseDoc
-from docarray.proto import NodeProto
+from docarray.proto import DocProto
+from pydantic import PrivateAttr, ValidationError
 
-_SCALARS = ("text", "blob", "integer", "float", "boolean")
+from .findings import explain
 
 
 class ImagePrompt(BaseDoc):
@@ -38,15 +39,29 @@ class ImagePrompt(BaseDoc):
     top_k: int | None = None
     seed: int | None = None
 
+    _fault: str | None = PrivateAttr(None)
+
+    @property
+    def fault(self) -> str | None:
+        """What a client sent that is not a document like this, in one line; the fields then say nothing."""
+        return self._fault
+
     @classmethod
-    def _get_content_from_node_proto(cls, value: NodeProto, *args: Any, **kwargs: Any) -> Any:
-        # A client's `ImageUrl` arrives with its type's name, and DocArray would check its extension again with this
-        # machine's MIME table: in slim containers a `.webp` URL would fail the request. What is a picture, its bytes
-        # decide.
-        content = value.WhichOneof("content")
-        if content in _SCALARS:
-            return getattr(value, content)
-        return super()._get_content_from_node_proto(value, *args, **kwargs)
+    def from_protobuf(cls, pb_msg: DocProto) -> "ImagePrompt":
+        """A document of the wire. One that cannot be read has a `fault`, so that it is not the whole request's."""
+        # Not DocArray's own, which checks a client's `ImageUrl` again with this machine's MIME table: in slim
+        # containers a `.webp` URL would fail the request. What is a picture, its bytes decide.
+        fields: dict[str, Any] = {}
+        for name, node in pb_msg.data.items():
+            content = node.WhichOneof("content")
+            if content is not None and name in cls.model_fields:
+                fields[name] = getattr(node, content)
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            document = cls(id=fields["id"]) if isinstance(fields.get("id"), str) else cls()
+            document._fault = explain(error)
+            return document
 
 
 class Response(BaseDoc):

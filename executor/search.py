@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 from transformers import (
+    LogitsProcessor,
     LogitsProcessorList,
     MinNewTokensLengthLogitsProcessor,
     NoRepeatNGramLogitsProcessor,
@@ -56,6 +57,7 @@ def search(
     seeds: Sequence[int | None],
     vocabulary: Vocabulary,
     device: torch.device,
+    watch: LogitsProcessor,
 ) -> tuple[Tensor, int]:
     """The answers.
 
@@ -66,11 +68,12 @@ def search(
         seeds: one per row, for sampling.
         vocabulary: special tokens.
         device: where scores are.
+        watch: sees the scores of every step before all else.
 
     Returns:
         int64 of shape (rows, 1 + max_new_tokens), the start token first, filled with padding; and the steps taken.
     """
-    processors = _processors(options, vocabulary, device)
+    processors = LogitsProcessorList([watch, *_processors(options, vocabulary, device)])
     if options.num_beams > 1:
         return _beams(step, rows, options, processors, vocabulary, device)
     if options.samples:

@@ -11,9 +11,10 @@ import inspect
 import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from . import generation
@@ -68,7 +69,26 @@ class Settings(BaseSettings):
     top_k: generation.TopK | None = None
     seed: generation.Seed | None = None
     max_prompt_tokens: int = Field(default=512, ge=1, le=2048, description="longest prompt, in tokens")
-    max_queue: int = Field(default=1024, ge=1, description="documents that may wait for the device")
+    max_queue: int = Field(
+        default=1024, ge=1, description="documents in the service at a time, from their pictures to their answers"
+    )
+    max_queue_mb: int = Field(default=512, ge=1, description="megabytes of requests in the service at a time")
+    max_message_mb: int = Field(default=32, ge=1, le=1024, description="largest request, in megabytes of 2**20 bytes")
+    max_calls: int = Field(default=2048, ge=1, description="gRPC calls in progress at a time, besides health checks")
+    drain_timeout_s: float = Field(
+        default=30, ge=0, le=3600, description="longest wait, in seconds, for what is in progress when the service ends"
+    )
+    auth_tokens: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        default=(), description="bearer tokens, one of which every call must have; none, here and in the file: open"
+    )
+    auth_tokens_file: Path | None = Field(
+        default=None, description="file with a bearer token on each line; read again when it changes"
+    )
+    tls_cert: Path | None = Field(default=None, description="PEM file with the server's certificates; None: no TLS")
+    tls_key: Path | None = Field(default=None, description="PEM file with the key of tls_cert")
+    tls_client_ca: Path | None = Field(
+        default=None, description="PEM file with what must have signed the clients' certificates; None asks for none"
+    )
     feature_cache_mb: int = Field(
         default=256, ge=0, description="megabytes of image features kept on the device; 0 keeps none"
     )
@@ -142,7 +162,7 @@ class Settings(BaseSettings):
             raise ValueError("must contain {} exactly once: the question goes there")
         return template
 
-    @field_validator("allowed_hosts", "allowed_local_dirs", mode="before")
+    @field_validator("allowed_hosts", "allowed_local_dirs", "auth_tokens", mode="before")
     @classmethod
     def _is_a_list(cls, value: Any) -> Any:
         """A list may come as text, from the environment above all: JSON, or separated by commas."""
@@ -167,6 +187,14 @@ class Settings(BaseSettings):
     def image_limits(self) -> ImageLimits:
         """What concerns pictures alone."""
         return ImageLimits(**{field.name: getattr(self, field.name) for field in dataclasses.fields(ImageLimits)})
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> "Settings":
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key are set together")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_client_ca needs tls_cert and tls_key")
+        return self
 
     @model_validator(mode="after")
     def _options_agree(self) -> "Settings":
@@ -244,4 +272,5 @@ def _invalid(finding: Any) -> str:
     name = ".".join(str(part) for part in finding["loc"])
     variable = f"{ENV_PREFIX}{name.upper()}"
     source = f" (from {variable})" if variable in os.environ else ""
-    return f"setting '{name}'{source} is {finding['input']!r}: {message}"
+    value = "" if finding["loc"][0] == "auth_tokens" else f" is {finding['input']!r}"
+    return f"setting '{name}'{source}{value}: {message}"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessorList
 
+from .finiteness import FiniteScores
 from .generation import MOST_NEW_TOKENS, GenerationOptions
 from .graphs import Capture, call_directly
 from .sampling import RowwiseSampling
@@ -41,6 +42,9 @@ class Text(Protocol):
             options: the same for every row.
             seeds: one per row.
             stopwatch: told of the stages `prefill` and `decode`.
+
+        Raises:
+            RequestError: `MODEL_FAILED`, where the scores of any row are not finite.
         """
 
 
@@ -106,7 +110,9 @@ class T5Text:
         with stopwatch.measure("prefill"):
             workspace.begin(features, prompts, self._t5.pad_token_id)
         with stopwatch.measure("decode"):
-            tokens, stopwatch.steps = search(workspace, batch, options, seeds, self._vocabulary, self._t5.device)
+            watch = FiniteScores()
+            tokens, stopwatch.steps = search(workspace, batch, options, seeds, self._vocabulary, self._t5.device, watch)
+        watch.check()
         return tokens
 
     def _workspace(self, batch: int, length: int, num_query_tokens: int, options: GenerationOptions) -> Workspace:
@@ -174,10 +180,13 @@ class OtherText:
             # As in `Blip2ForConditionalGeneration.generate`: penalties on repetition see the prompt. They must not see
             # padding, which depends on the batch, so it looks like more of the picture, which every row has.
             inputs["input_ids"] = input_ids.where(attention_mask.bool(), self._image_token_id)
+        watch = FiniteScores()
+        inputs["logits_processor"] = LogitsProcessorList([watch])
         if options.samples:
-            inputs["logits_processor"] = LogitsProcessorList([RowwiseSampling(options, seeds, input_ids.device)])
+            inputs["logits_processor"].append(RowwiseSampling(options, seeds, input_ids.device))
         with stopwatch.measure("decode"):
             tokens: Tensor = self._model.generate(**inputs, **options.generate_kwargs())
+        watch.check()
         if not self._is_encoder_decoder:
             tokens = tokens[:, input_ids.shape[1] :]
         stopwatch.steps = tokens.shape[1]

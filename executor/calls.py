@@ -1,0 +1,105 @@
+"""Calls in progress: how many there may be, and waiting for their end.
+
+Knows gRPC's interceptors, and neither Jina nor what is called.
+"""
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager, suppress
+from typing import Any
+
+import grpc
+
+from .errors import ErrorCode
+
+_HEALTH = "/grpc.health.v1.Health/"
+
+
+def is_health_check(method: str) -> bool:
+    """Health is never refused: a probe that fails under load would have the service restarted for being busy."""
+    return method.startswith(_HEALTH)
+
+
+def refusal(code: grpc.StatusCode, details: str) -> Any:
+    """A handler that ends any kind of call at once, without reading its messages."""
+
+    async def refuse(_: object, context: grpc.aio.ServicerContext) -> None:
+        await context.abort(code, details)
+
+    return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Counts the calls in progress, all but health checks, and refuses those beyond a limit with RESOURCE_EXHAUSTED.
+
+    Args:
+        most: calls in progress.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._in_progress = 0
+        self._is_draining = False
+        self._none_left = asyncio.Event()
+        self._too_many = refusal(
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            f"{ErrorCode.OVERLOADED.value}: {most} calls are in progress (max_calls); try again in a second.",
+        )
+        self._shutting_down = refusal(
+            grpc.StatusCode.UNAVAILABLE, "the service is shutting down; try again, or elsewhere."
+        )
+
+    @property
+    def in_progress(self) -> int:
+        return self._in_progress
+
+    async def intercept_service(
+        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
+    ) -> Any:
+        handler = await continuation(details)
+        if handler is None or is_health_check(details.method):
+            return handler
+        if self._is_draining:
+            return self._shutting_down
+        if self._in_progress >= self._most:
+            return self._too_many
+        return self._counted(handler)
+
+    async def drain(self, timeout_s: float) -> int:
+        """Refuses new calls with UNAVAILABLE and waits for the end of the others. Returns how many have not ended."""
+        self._is_draining = True
+        if self._in_progress:
+            self._none_left.clear()
+            with suppress(asyncio.TimeoutError):  # the number says it
+                await asyncio.wait_for(self._none_left.wait(), timeout_s)
+        return self._in_progress
+
+    def _counted(self, handler: Any) -> Any:
+        if inspect.iscoroutinefunction(handler.unary_unary):
+
+            async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
+                with self._one_more():
+                    return await handler.unary_unary(request, context)
+
+            return handler._replace(unary_unary=answer)
+        if inspect.isasyncgenfunction(handler.stream_stream):
+
+            async def stream(requests: AsyncIterator[Any], context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+                with self._one_more():
+                    async with aclosing(handler.stream_stream(requests, context)) as answers:
+                        async for response in answers:
+                            yield response
+
+            return handler._replace(stream_stream=stream)
+        return handler
+
+    @contextmanager
+    def _one_more(self) -> Iterator[None]:
+        self._in_progress += 1
+        try:
+            yield
+        finally:
+            self._in_progress -= 1
+            if not self._in_progress:
+                self._none_left.set()

@@ -1,0 +1,53 @@
+"""Mends of Jina: what the release that this service is tested with does wrong or not well enough for it.
+
+Each mend is a function that says what is wrong and replaces as little of Jina as it can. They change classes of Jina
+for the whole process, and leave every other Executor in it as it was. `apply` is called when the package is imported,
+which on every way to start the service is before its server is built.
+"""
+
+from collections.abc import Callable
+
+import jina
+
+from ..errors import StartupError
+from .gateways import cancel_what_a_gateway_has_sent, keep_order_behind_a_gateway
+from .replies import tell_clients_no_more_than_they_need
+from .server import serve_as_the_executor_says
+from .streams import overlap_requests_of_a_stream
+
+TESTED = "3.34.0"
+_APPLIED = "_blip2_fixes_applied"
+
+
+def apply() -> None:
+    """Mends Jina, once in a process: the package may be loaded twice, since Jina loads it under a name of its own.
+
+    A Jina of another release is left as it is, so that clients can import the package for its documents.
+    """
+    if jina.__version__ != TESTED or hasattr(jina, _APPLIED):
+        return
+    for mend in MENDS:
+        mend()
+    setattr(jina, _APPLIED, True)
+
+
+def require() -> None:
+    """For who serves.
+
+    Raises:
+        StartupError: the mends do not fit the installed Jina.
+    """
+    if jina.__version__ != TESTED:
+        raise StartupError(
+            f"this service mends Jina {TESTED} and was not tested with the installed {jina.__version__}; "
+            f"install jina=={TESTED} (requirements.txt has it)."
+        )
+
+
+MENDS: tuple[Callable[[], None], ...] = (
+    overlap_requests_of_a_stream,
+    keep_order_behind_a_gateway,
+    cancel_what_a_gateway_has_sent,
+    tell_clients_no_more_than_they_need,
+    serve_as_the_executor_says,
+)

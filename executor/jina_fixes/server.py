@@ -1,0 +1,89 @@
+"""Jina's gRPC server: what it lets in, and how it ends."""
+
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+_SERVED = (
+    "JinaRPC",
+    "JinaSingleDataRequestRPC",
+    "JinaDataRequestRPC",
+    "JinaDiscoverEndpointsRPC",
+    "JinaInfoRPC",
+)
+_LAST_BYTES_S = 1.0
+"""For answers that are on their way out when the last call has ended, and for calls that were just arriving."""
+
+
+def serve_as_the_executor_says() -> None:
+    """Jina's server has no limits, no tokens and no working TLS, and cancels what is in progress when it ends.
+
+    An Executor with a `server_policy` (`executor.server_policy.ServerPolicy`) is served as that says: only the services
+    that it needs (no snapshots, which write files where a client says, and no streaming of one document), and
+    drained before it ends.
+    """
+    from jina.serve.runtimes.servers import BaseServer
+    from jina.serve.runtimes.servers.grpc import GRPCServer
+
+    set_up_by_jina, shut_down_by_jina = GRPCServer.setup_server, GRPCServer.shutdown
+
+    async def setup_server(self: Any) -> None:
+        policy = _policy(self)
+        if policy is None:
+            await set_up_by_jina(self)
+            return
+        self.server = _build(self, policy)
+        address = f"{self.host}:{self.port}"
+        if policy.credentials is not None:
+            self.server.add_secure_port(address, policy.credentials)
+        else:
+            self.server.add_insecure_port(address)
+        await self.server.start()
+        for service in ("", *_full_names()):
+            await self.health_servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
+        self.logger.info(f"serving on {address}{', TLS' if policy.credentials is not None else ''}")
+
+    async def shutdown(self: Any) -> None:
+        policy = _policy(self)
+        if policy is None:
+            await shut_down_by_jina(self)
+            return
+        await self.health_servicer.enter_graceful_shutdown()
+        left = await policy.calls.drain(policy.drain_timeout_s)
+        if left:
+            self.logger.warning(f"{left} calls have no answer after {policy.drain_timeout_s:g} s and are cut")
+        await self.server.stop(grace=_LAST_BYTES_S)
+        await BaseServer.shutdown(self)
+        await self._request_handler.close()
+
+    GRPCServer.setup_server = setup_server
+    GRPCServer.shutdown = shutdown
+
+
+def _policy(server: Any) -> Any:
+    executor = getattr(server._request_handler, "_executor", None)
+    return getattr(executor, "server_policy", None)
+
+
+def _build(jina_server: Any, policy: Any) -> grpc.aio.Server:
+    from jina.proto import jina_pb2_grpc
+    from jina.serve.helper import get_server_side_grpc_options
+
+    options = policy.options() | dict(jina_server.grpc_server_options or {})
+    server = grpc.aio.server(
+        options=get_server_side_grpc_options(options),
+        interceptors=[*policy.interceptors(), *(jina_server.grpc_tracing_server_interceptors or ())],
+    )
+    for name in _SERVED:
+        getattr(jina_pb2_grpc, f"add_{name}Servicer_to_server")(jina_server._request_handler, server)
+    health_pb2_grpc.add_HealthServicer_to_server(jina_server.health_servicer, server)
+    reflection.enable_server_reflection((*_full_names(), reflection.SERVICE_NAME), server)
+    return server
+
+
+def _full_names() -> tuple[str, ...]:
+    from jina.proto import jina_pb2
+
+    return tuple(jina_pb2.DESCRIPTOR.services_by_name[name].full_name for name in _SERVED)

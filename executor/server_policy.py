@@ -1,0 +1,58 @@
+"""How the gRPC port is served: who may call, how much at a time, under which name, and how it ends.
+
+Knows the settings and gRPC. `executor/jina_fixes/server.py` builds Jina's server from it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+
+from .access import RequireToken, Tokens
+from .calls import Calls
+from .settings import Settings
+from .tls import Certificates
+
+_SHORTEST_PING_INTERVAL_MS = 5_000
+"""Between two keepalive pings of a client. Jina's client sends one every 10 s; gRPC's own limit of 5 minutes would cut
+it off, and no limit lets a client keep the service busy with pings."""
+
+
+class ServerPolicy:
+    """What the settings say about the gRPC port.
+
+    Attributes:
+        calls: those in progress.
+        drain_timeout_s: the longest that a service which is to end waits for them.
+        credentials: of TLS; None is plaintext.
+
+    Raises:
+        StartupError: tokens or certificates cannot be used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.calls = Calls(settings.max_calls)
+        self.drain_timeout_s = settings.drain_timeout_s
+        self._max_message_bytes = settings.max_message_mb * 2**20
+        self._tokens: Tokens | None = None
+        if settings.auth_tokens or settings.auth_tokens_file:
+            tokens = [token.get_secret_value() for token in settings.auth_tokens]
+            self._tokens = Tokens(tokens, settings.auth_tokens_file)
+        self.credentials: grpc.ServerCredentials | None = None
+        if settings.tls_cert and settings.tls_key:
+            certificates = Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+            self.credentials = certificates.credentials()
+
+    def interceptors(self) -> Sequence[grpc.aio.ServerInterceptor]:
+        """In the order in which a call meets them."""
+        return [*([RequireToken(self._tokens)] if self._tokens else []), self.calls]
+
+    def options(self) -> dict[str, Any]:
+        """Of gRPC's server."""
+        return {
+            "grpc.max_receive_message_length": self._max_message_bytes,
+            "grpc.http2.min_recv_ping_interval_without_data_ms": _SHORTEST_PING_INTERVAL_MS,
+            "grpc.http2.max_ping_strikes": 2,
+            # Two services on one port would each get some of the connections.
+            "grpc.so_reuseport": 0,
+        }
