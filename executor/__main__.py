@@ -7,7 +7,6 @@ says NOT_SERVING, clients are told, and the exit status is 1, so that whoever wa
 
 import argparse
 import errno
-import faulthandler
 import gc
 import sys
 from pathlib import Path
@@ -53,7 +52,6 @@ def main(argv: list[str] | None = None) -> int:
     # fmt: on
     args.host = args.host[0] if isinstance(args.host, list) else args.host
     args.port = args.port[0] if isinstance(args.port, list) else args.port
-    faulthandler.enable()  # a segfault says where
     try:
         port = LoadingPort(options.host, options.port)
     except OSError as error:

@@ -78,7 +78,7 @@ class Tokens:
         return _hashes((line for line in lines if line and not line.startswith("#")), "auth_tokens_file")
 
 
-class RequireToken(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class RequireToken(grpc.aio.ServerInterceptor):
     """Refuses every call but health checks that has no valid token, with UNAUTHENTICATED."""
 
     def __init__(self, tokens: Tokens) -> None:

@@ -30,7 +30,7 @@ def refusal(code: grpc.StatusCode, details: str) -> Any:
     return grpc.stream_stream_rpc_method_handler(refuse)
 
 
-class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class Calls(grpc.aio.ServerInterceptor):
     """Counts the calls in progress, all but health checks, and refuses those beyond a limit with RESOURCE_EXHAUSTED.
 
     Args:

@@ -12,7 +12,7 @@ from transformers import LogitsProcessor
 from .errors import ErrorCode, RequestError
 
 
-class FiniteScores(LogitsProcessor):  # type: ignore[misc]
+class FiniteScores(LogitsProcessor):
     """Looks at the scores of every step and changes none. Does not wait for the device until `check`."""
 
     def __init__(self) -> None:

@@ -29,8 +29,7 @@ __all__ = ["ImageLimits", "ImageLoader", "RequestImages"]
 _LONGEST_URL = 16_384
 
 _MOST_KEPT = 64
-"""Pictures of one request. At least the documents of a request that are worked on at a time; more find pictures that
-come again."""
+"""Pictures of one request that are kept for its later documents: 10 MB of them."""
 
 _NICENESS = 5
 """Of the threads that decode. Where cores are few, they would hold up the one that feeds the device."""

@@ -6,6 +6,7 @@ SIGTERM and SIGINT drain it; a second one ends it at once.
 
 import argparse
 import asyncio
+import faulthandler
 import os
 import signal
 import socket
@@ -51,7 +52,7 @@ class LoadingPort:
         self._server.stop(None).wait()
 
 
-class Runtime(AsyncNewLoopRuntime):  # type: ignore[misc]
+class Runtime(AsyncNewLoopRuntime):
     """Jina's, with an end that loses nothing.
 
     Args:
@@ -76,6 +77,7 @@ class Runtime(AsyncNewLoopRuntime):  # type: ignore[misc]
         # to the instruction that failed, again and again.
         for number in HANDLED_SIGNALS:
             self._loop.remove_signal_handler(number)
+        faulthandler.enable()  # a segfault says where
         _on_signals(lambda _: os._exit(0))
         self.server = self._get_server()
         self.server._request_handler._executor.on_device_lost = self._lose_device

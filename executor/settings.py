@@ -76,7 +76,10 @@ class Settings(BaseSettings):
     max_message_mb: int = Field(default=32, ge=1, le=1024, description="largest request, in megabytes of 2**20 bytes")
     max_calls: int = Field(default=2048, ge=1, description="gRPC calls in progress at a time, besides health checks")
     drain_timeout_s: float = Field(
-        default=30, ge=0, le=3600, description="longest wait, in seconds, for what is in progress when the service ends"
+        default=30.0,
+        ge=0,
+        le=3600,
+        description="longest wait, in seconds, for what is in progress when the service ends",
     )
     auth_tokens: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         default=(), description="bearer tokens, one of which every call must have; none, here and in the file: open"

@@ -167,6 +167,31 @@ def test_the_same_reference_is_fetched_and_decoded_once_per_request(monkeypatch)
     loading(test)
 
 
+def test_a_long_request_keeps_only_its_last_pictures(monkeypatch):
+    monkeypatch.setattr("executor.images._MOST_KEPT", 3)
+
+    async def test(images: ImageLoader) -> None:
+        decoded: list[bytes] = []
+        decoder = images._decoder
+
+        def noting(data: bytes) -> torch.Tensor:
+            decoded.append(data)
+            return decoder(data)
+
+        monkeypatch.setattr(images, "_decoder", noting)
+        pictures = [PNG + bytes([number]) for number in range(10)]  # what follows a PNG's end is not read
+        async with images.request() as request:
+            for picture in pictures:
+                await request.load(None, picture)
+                await request.load(None, picture)
+                assert len(request._loading) <= 3
+            assert decoded == pictures
+            await request.load(None, pictures[0])
+            assert decoded == [*pictures, pictures[0]]
+
+    loading(test)
+
+
 def test_a_reference_that_fails_fails_for_each_of_its_documents():
     async def test(images: ImageLoader) -> None:
         async with serving(b"no picture") as server, images.request() as request:

@@ -6,7 +6,9 @@ import asyncio
 import threading
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -85,16 +87,36 @@ class WatchedBatcher(Batcher[Question, PreparedBatch, str]):
             assert self.moved.wait_for(lambda: set(seeds) <= set(self.left), TIMEOUT_S)
 
 
+@dataclass(frozen=True)
+class Running:
+    """A server in this process, and the event loop that it runs in."""
+
+    server: GRPCServer
+    loop: asyncio.AbstractEventLoop
+    port: int
+
+    @property
+    def executor(self) -> Blip2Executor:
+        executor = self.server._request_handler._executor
+        assert isinstance(executor, Blip2Executor)
+        return executor
+
+
 class HeldService:
     """A running server, its port and its parts."""
 
-    def __init__(self, port: int, executor: Blip2Executor) -> None:
-        self.port = port
-        self.executor = executor
+    def __init__(self, running: Running) -> None:
+        self._running = running
+        self.port = running.port
+        self.executor = executor = running.executor
         assert isinstance(executor._engine, HeldEngine)
         assert isinstance(executor._batcher, WatchedBatcher)
         self.engine = executor._engine
         self.batcher = executor._batcher
+
+    def shut_down(self) -> Future[None]:
+        """Begins the end that a signal would begin."""
+        return asyncio.run_coroutine_threadsafe(self._running.server.shutdown(), self._running.loop)
 
 
 @contextmanager
@@ -112,12 +134,21 @@ def hold_service(
     args.uses = uses
     for name, value in arguments.items():
         setattr(args, name, value)
-    with _serve(args, WorkerRequestHandler) as server:
-        service = HeldService(args.port, server._request_handler._executor)
+    with _serve(args, WorkerRequestHandler) as running:
+        service = HeldService(running)
         try:
             yield service
         finally:
             service.engine.let(10_000)
+
+
+@contextmanager
+def serve_executor() -> Iterator[tuple[int, Blip2Executor]]:
+    """Serves the Executor as it is. Yields the port and the Executor, for a test to break parts of it."""
+    args = set_pod_parser().parse_args(["--name", "blip2"])
+    args.uses = "Blip2Executor"
+    with _serve(args, WorkerRequestHandler) as running:
+        yield running.port, running.executor
 
 
 @contextmanager
@@ -136,7 +167,7 @@ def gateway_to(port: int) -> Iterator[int]:
 
 
 @contextmanager
-def _serve(args: Namespace, handler: type) -> Iterator[GRPCServer]:
+def _serve(args: Namespace, handler: type) -> Iterator[Running]:
     """As Jina's own runtime, less the signals that only a main thread can handle."""
     args.host, args.port = "127.0.0.1", free_port()
     loop = asyncio.new_event_loop()
@@ -150,7 +181,7 @@ def _serve(args: Namespace, handler: type) -> Iterator[GRPCServer]:
 
     server = asyncio.run_coroutine_threadsafe(start(), loop).result(TIMEOUT_S)
     try:
-        yield server
+        yield Running(server, loop, args.port)
     finally:
         asyncio.run_coroutine_threadsafe(server.shutdown(), loop).result(TIMEOUT_S)
         loop.call_soon_threadsafe(loop.stop)
