@@ -25,6 +25,7 @@ class ServerPolicy:
         calls: those in progress.
         drain_timeout_s: the longest that a service which is to end waits for them.
         credentials: of TLS; None is plaintext.
+        health_port: where health alone is served, in plaintext.
 
     Raises:
         StartupError: tokens or certificates cannot be used.
@@ -33,6 +34,7 @@ class ServerPolicy:
     def __init__(self, settings: Settings) -> None:
         self.calls = Calls(settings.max_calls)
         self.drain_timeout_s = settings.drain_timeout_s
+        self.health_port = settings.health_port
         self._max_message_bytes = settings.max_message_mb * 2**20
         self._tokens: Tokens | None = None
         if settings.auth_tokens or settings.auth_tokens_file:

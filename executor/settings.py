@@ -75,6 +75,9 @@ class Settings(BaseSettings):
     max_queue_mb: int = Field(default=512, ge=1, description="megabytes of requests in the service at a time")
     max_message_mb: int = Field(default=32, ge=1, le=1024, description="largest request, in megabytes of 2**20 bytes")
     max_calls: int = Field(default=2048, ge=1, description="gRPC calls in progress at a time, besides health checks")
+    health_port: int | None = Field(
+        default=None, ge=1, le=65535, description="port with health checks alone, in plaintext: for probes without TLS"
+    )
     drain_timeout_s: float = Field(
         default=30.0,
         ge=0,

@@ -93,6 +93,17 @@ def test_every_error_code_that_can_occur_is_there():
     assert rows("### Errors").keys() == {code.value for code in ErrorCode}
 
 
+def test_every_row_of_what_happens_when_names_tests_that_exist():
+    sources = {file.name: file.read_text() for file in (ROOT / "tests" / "integration").glob("test_*.py")}
+    for row in cells("### What happens when"):
+        files = re.split(r"`(test_\w+\.py)`", row[-1] if row[-1].startswith("`") else f"`{row[-1]}")
+        assert len(files) > 1, row
+        for file, names in zip(files[1::2], files[2::2], strict=True):
+            assert file in sources, file
+            for name in re.findall(r"test_\w+", names):
+                assert f"def {name}(" in sources[file], name
+
+
 def test_the_example_answers_are_those_of_the_service(service):
     table = README[README.index("| picture |") :].split("\n\n", 1)[0].splitlines()[2:]
     examples = [re.findall(r"`([^`]+)`", line) for line in table]

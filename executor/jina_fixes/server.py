@@ -6,6 +6,8 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from ..errors import StartupError
+
 _SERVED = (
     "JinaRPC",
     "JinaSingleDataRequestRPC",
@@ -35,15 +37,13 @@ def serve_as_the_executor_says() -> None:
             await set_up_by_jina(self)
             return
         self.server = _build(self, policy)
-        address = f"{self.host}:{self.port}"
-        if policy.credentials is not None:
-            self.server.add_secure_port(address, policy.credentials)
-        else:
-            self.server.add_insecure_port(address)
+        _bind(self.server, self.host, self.port, policy.credentials)
+        self.health_server = _build_health(self, policy)
         await self.server.start()
+        await self.health_server.start()
         for service in ("", *_full_names()):
             await self.health_servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
-        self.logger.info(f"serving on {address}{', TLS' if policy.credentials is not None else ''}")
+        self.logger.info(f"serving on {self.host}:{self.port}{', TLS' if policy.credentials is not None else ''}")
 
     async def shutdown(self: Any) -> None:
         policy = _policy(self)
@@ -55,6 +55,7 @@ def serve_as_the_executor_says() -> None:
         if left:
             self.logger.warning(f"{left} calls have no answer after {policy.drain_timeout_s:g} s and are cut")
         await self.server.stop(grace=_LAST_BYTES_S)
+        await self.health_server.stop(grace=None)
         await BaseServer.shutdown(self)
         await self._request_handler.close()
 
@@ -81,6 +82,26 @@ def _build(jina_server: Any, policy: Any) -> grpc.aio.Server:
     health_pb2_grpc.add_HealthServicer_to_server(jina_server.health_servicer, server)
     reflection.enable_server_reflection((*_full_names(), reflection.SERVICE_NAME), server)
     return server
+
+
+def _build_health(jina_server: Any, policy: Any) -> grpc.aio.Server:
+    """Without a `health_port` it listens nowhere."""
+    server = grpc.aio.server(options=list(policy.options().items()))
+    health_pb2_grpc.add_HealthServicer_to_server(jina_server.health_servicer, server)
+    if policy.health_port is not None:
+        _bind(server, jina_server.host, policy.health_port)
+    return server
+
+
+def _bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None = None) -> None:
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        if credentials is not None:
+            server.add_secure_port(address, credentials)
+        else:
+            server.add_insecure_port(address)
+    except RuntimeError:
+        raise StartupError(f"{address} cannot be listened on: it is in use, or not for this user") from None
 
 
 def _full_names() -> tuple[str, ...]:

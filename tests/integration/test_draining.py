@@ -6,6 +6,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from demo.service import free_port
 from tests.integration.inprocess import TIMEOUT_S, HeldService, hold_service, numbered
 from tests.integration.test_load import answers, call
 
@@ -79,3 +80,14 @@ def test_what_is_not_finished_in_time_is_cut_and_the_service_ends(settings, monk
         ended.result(TIMEOUT_S)
     logged = capfd.readouterr()
     assert "1 calls have no answer after 0.05 s and are cut" in " ".join((logged.out + logged.err).split())
+
+
+def test_health_is_also_served_alone_on_a_port_of_its_own(settings, monkeypatch, picture):
+    settings["health_port"] = port = free_port()
+    with hold_service(monkeypatch, uses_with=settings) as held, grpc.insecure_channel(f"127.0.0.1:{port}") as probe:
+        watched = health_pb2_grpc.HealthStub(probe).Watch(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S)
+        assert next(watched).status == SERVING
+        refused = call(probe, "unary", numbered(picture, 1)).exception(TIMEOUT_S)
+        assert refused.code() is grpc.StatusCode.UNIMPLEMENTED
+        held.shut_down()
+        assert next(watched).status == NOT_SERVING
