@@ -19,6 +19,7 @@ from transformers import Blip2Config, Blip2ForConditionalGeneration
 
 from demo.service import CHECKPOINT
 from executor import checkpoint, warmup
+from executor.errors import RequestError
 from executor.generation import GenerationOptions
 from executor.model import Blip2Model
 from executor.shapes import Shape, Shapes
@@ -106,7 +107,8 @@ def test_what_is_not_a_number_in_one_batch_does_not_reach_the_next(captured, tin
     places = [0, 1, 2]
     prompts = model.pad([model.tokenize(PROMPTS[place]) for place in places])
     features = model.encode_images(PICTURES[places])
-    model.generate(torch.full_like(features, torch.nan), prompts, GenerationOptions(min_new_tokens=20))
+    with pytest.raises(RequestError, match="MODEL_FAILED"):
+        model.generate(torch.full_like(features, torch.nan), prompts, GenerationOptions(min_new_tokens=20))
     assert ask(model, places, GenerationOptions()) == ask(load(tiny_t5), places, GenerationOptions())
 
 

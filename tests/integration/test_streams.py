@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import grpc
 import pytest
-from docarray import BaseDoc, DocList
+from docarray import DocList
 from jina import Client
 from jina.proto import jina_pb2, jina_pb2_grpc
 from jina.types.request.data import DataRequest
@@ -210,12 +210,8 @@ def test_nothing_of_a_call_behind_a_gateway_is_computed_when_its_client_leaves(h
 
 
 def test_a_request_that_fails_leaves_its_stream_unharmed(held, stream, picture):
-    class Wrong(BaseDoc):
-        prompt: dict
-
     wrong = DataRequest()
-    wrong.document_array_cls = DocList[Wrong]
-    wrong.data.docs = DocList[Wrong]([Wrong(prompt={"a": 1})])
+    wrong.proto_with_data.data.docs_bytes = b"no documents"
     wrong.header.exec_endpoint = "/vqa"
     held.engine.let(10)
     stream.send(*each(picture, [0]), wrong, *each(picture, [1]))
