@@ -3,6 +3,7 @@
 Knows the settings and gRPC. `executor/jina_fixes/server.py` builds Jina's server from it.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,9 @@ it off, and no limit lets a client keep the service busy with pings."""
 class ServerPolicy:
     """What the settings say about the gRPC port.
 
+    Args:
+        log: told when tokens or certificates change.
+
     Attributes:
         calls: those in progress.
         drain_timeout_s: the longest that a service which is to end waits for them.
@@ -30,17 +34,17 @@ class ServerPolicy:
         StartupError: tokens or certificates cannot be used.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, log: logging.Logger) -> None:
         self.calls = Calls(settings.max_calls)
         self.drain_timeout_s = settings.drain_timeout_s
         self._max_message_bytes = settings.max_message_mb * 2**20
         self._tokens: Tokens | None = None
         if settings.auth_tokens or settings.auth_tokens_file:
             tokens = [token.get_secret_value() for token in settings.auth_tokens]
-            self._tokens = Tokens(tokens, settings.auth_tokens_file)
+            self._tokens = Tokens(tokens, settings.auth_tokens_file, log)
         self.credentials: grpc.ServerCredentials | None = None
         if settings.tls_cert and settings.tls_key:
-            certificates = Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+            certificates = Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca, log)
             self.credentials = certificates.credentials()
 
     def interceptors(self) -> Sequence[grpc.aio.ServerInterceptor]:

@@ -1,0 +1,215 @@
+"""Who is let in, what those hear who are not, and what is never told, over a real socket."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from docarray import DocList
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from jina import Client
+from jina.proto import jina_pb2_grpc
+
+from demo.service import CHECKPOINT, Service
+from executor import ImagePrompt, Response
+from tests.integration.inprocess import HeldService, as_request, hold_service, numbered
+from tests.integration.raw import STREAM, UNARY, outcome
+
+TOKEN, ROTATED, NEW = "configured-token-1234", "token-of-the-file-1234", "new-token-of-file-1234"
+SERVED = [
+    UNARY,
+    STREAM,
+    "/jina.JinaDataRequestRPC/process_data",
+    "/jina.JinaDiscoverEndpointsRPC/endpoint_discovery",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+]
+CLOSED = [
+    "/jina.JinaSingleDocumentRequestRPC/stream_doc",
+    "/jina.JinaExecutorSnapshot/snapshot",
+    "/jina.JinaExecutorSnapshotProgress/snapshot_status",
+    "/jina.JinaExecutorRestore/restore",
+    "/jina.JinaExecutorRestoreProgress/restore_status",
+    "/jina.JinaInfoRPC/_status",
+    "/no.such.Service/method",
+]
+
+
+def bearer(token: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {token}"),)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("tokens") / "tokens"
+    file.write_text(ROTATED)
+    return file
+
+
+@pytest.fixture(scope="module")
+def guarded(tiny_t5, file) -> Iterator[HeldService]:
+    with pytest.MonkeyPatch.context() as patch:
+        settings = {"model": str(tiny_t5), "auth_tokens": [TOKEN], "auth_tokens_file": str(file)}
+        with hold_service(patch, uses_with=settings) as service:
+            service.engine.let(1000)
+            yield service
+
+
+@pytest.fixture
+def channel(guarded) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(f"127.0.0.1:{guarded.port}") as channel:
+        yield channel
+
+
+@pytest.mark.parametrize("method", SERVED + CLOSED)
+def test_without_a_valid_token_every_method_is_unauthenticated(channel, method):
+    for metadata in (
+        (),
+        bearer("wrong-token-1234567"),
+        bearer(TOKEN[:-1]),
+        bearer(""),
+        (("authorization", TOKEN),),
+        (("authorization", f"Basic {TOKEN}"),),
+        (("token", TOKEN),),
+    ):
+        code, told = outcome(channel, method, b"", metadata=metadata)
+        assert code is grpc.StatusCode.UNAUTHENTICATED
+        assert told == "there is no valid token; send it as metadata 'authorization: Bearer ...'."
+
+
+@pytest.mark.parametrize("method", SERVED)
+def test_with_a_valid_token_what_is_served_can_be_called(channel, method):
+    code, _ = outcome(channel, method, b"", metadata=bearer(TOKEN))
+    assert code in (grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT)  # not every method takes no bytes
+
+
+@pytest.mark.parametrize("method", CLOSED)
+def test_snapshots_single_documents_and_the_state_of_the_machine_are_not_served(channel, method):
+    assert outcome(channel, method, b"", metadata=bearer(TOKEN))[0] is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_reflection_lists_what_is_served_and_no_more(channel):
+    from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+    (reply,) = stub.ServerReflectionInfo(iter([request]), metadata=bearer(TOKEN))
+    listed = {service.name for service in reply.list_services_response.service}
+    assert listed == {method.split("/")[1] for method in SERVED}
+
+
+def test_health_stays_open(channel):
+    health = health_pb2_grpc.HealthStub(channel)
+    request = health_pb2.HealthCheckRequest()
+    assert health.Check(request).status == health_pb2.HealthCheckResponse.SERVING
+    watch = health.Watch(request)
+    assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+    watch.cancel()
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
+@pytest.mark.parametrize("token", [TOKEN, ROTATED])
+def test_the_stock_client_sends_a_token_as_metadata(guarded, picture, stream, token):
+    answers = Client(port=guarded.port).post(
+        "/vqa",
+        inputs=numbered(picture, 1, 2, 3),
+        return_type=DocList[Response],
+        request_size=1,
+        results_in_order=True,
+        stream=stream,
+        metadata=bearer(token),
+    )
+    assert sorted(response.answer for response in answers) == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
+def test_the_stock_client_without_a_token_is_told(guarded, picture, stream):
+    computed = len(guarded.engine.batches)
+    with pytest.raises(ConnectionError, match="there is no valid token"):
+        Client(port=guarded.port).post(
+            "/vqa", inputs=numbered(picture, 1), return_type=DocList[Response], stream=stream
+        )
+    assert len(guarded.engine.batches) == computed
+
+
+def test_tokens_rotate_while_calls_go_on(channel, file):
+    file.write_text(f"{ROTATED}\n{NEW}\n")
+    for token in (TOKEN, ROTATED, NEW):
+        assert discover(channel, token) is grpc.StatusCode.OK
+    file.write_text(f"{NEW}\n")
+    assert discover(channel, ROTATED) is grpc.StatusCode.UNAUTHENTICATED
+    assert discover(channel, NEW) is grpc.StatusCode.OK
+    file.write_text(ROTATED)
+
+
+def discover(channel: grpc.Channel, token: str) -> grpc.StatusCode:
+    return outcome(channel, "/jina.JinaDiscoverEndpointsRPC/endpoint_discovery", b"", metadata=bearer(token))[0]
+
+
+def test_no_token_is_in_what_the_executor_shows_of_itself(guarded, channel):
+    executor = guarded.executor
+    from google.protobuf import empty_pb2
+
+    endpoints = jina_pb2_grpc.JinaDiscoverEndpointsRPCStub(channel).endpoint_discovery(
+        empty_pb2.Empty(), metadata=bearer(TOKEN)
+    )
+    for shown in (
+        executor,
+        executor.settings,
+        executor.metas,
+        executor.runtime_args,
+        executor.server_policy,
+        endpoints,
+    ):
+        assert TOKEN not in repr(shown)
+        assert TOKEN not in str(shown)
+
+
+def test_no_token_is_in_the_most_talkative_log_or_in_any_reply(tmp_path, monkeypatch, two_cats):
+    monkeypatch.setenv("JINA_LOG_LEVEL", "DEBUG")
+    log, file = tmp_path / "log", tmp_path / "tokens"
+    file.write_text(ROTATED)
+    replies = []
+    with (
+        Service(log=log, auth_tokens=f"{TOKEN},{NEW}", auth_tokens_file=file) as service,
+        grpc.insecure_channel(f"127.0.0.1:{service.port}") as channel,
+    ):
+        prompt = ImagePrompt(img_bytes=two_cats, prompt="how many cats are there?")
+        for stream in (False, True):
+            answered = Client(port=service.port).post(
+                "/", inputs=prompt, return_type=DocList[Response], stream=stream, metadata=bearer(TOKEN)
+            )
+            assert answered[0].answer == "two"
+        file.write_text("short-secret")
+        for method in SERVED + CLOSED:
+            for token in (TOKEN, ROTATED, NEW + "-wrong"):
+                for message in (b"", b"\xff garbage", as_request(DocList[ImagePrompt]([prompt])).buffer or b"x"):
+                    replies.append(outcome(channel, method, message, metadata=bearer(token)))
+    told = log.read_text() + json.dumps([details for _, details in replies])
+    assert "recv a process_data request" in told  # it is the most talkative
+    assert "the former tokens stay valid" in told
+    assert not re.search(f"{TOKEN}|{ROTATED}|{NEW}|short-secret", told)
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_the_service_connects_to_nothing_but_loopback(tmp_path, monkeypatch, two_cats):
+    trace = tmp_path / "trace"
+    strace = ["strace", "-f", "-qq", "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-o", str(trace)]
+    usable = subprocess.run([*strace, "true"], check=False, capture_output=True, text=True)
+    if usable.returncode:
+        pytest.skip(f"strace may not trace here: {usable.stderr.strip()}")
+    monkeypatch.delenv("JINA_OPTOUT_TELEMETRY")  # the service sets it itself
+    monkeypatch.setattr(
+        "demo.service.command", lambda port: [*strace, sys.executable, "-m", "executor", "--port", str(port)]
+    )
+    with Service(log=tmp_path / "log", model=CHECKPOINT) as service:
+        prompt = ImagePrompt(img_bytes=two_cats, prompt="how many cats are there?")
+        assert Client(port=service.port).post("/", inputs=prompt, return_type=DocList[Response])[0].answer == "two"
+        assert service.stop() == 0
+    addressed = [line for line in trace.read_text().splitlines() if "AF_INET" in line]
+    outside = [line for line in addressed if not re.search(r'"(127\.\d+\.\d+\.\d+|::1|::ffff:127\.[\d.]+)"', line)]
+    assert outside == []
