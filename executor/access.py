@@ -95,7 +95,7 @@ class Tokens:
         return hashes
 
 
-class RequireToken(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class RequireToken(grpc.aio.ServerInterceptor):
     """Refuses every call but health checks that has no valid token, with UNAUTHENTICATED.
 
     Of a call nothing is read but its metadata before it is let in.

@@ -140,7 +140,7 @@ def test_a_malformed_token_ends_the_start_and_is_not_told(token, file):
 def test_a_file_without_any_token_ends_the_start(file, content):
     if content is not None:
         file.write_text(content)
-    with pytest.raises(StartupError, match="auth_tokens_file .*(cannot be read: No such file|has no token)"):
+    with pytest.raises(StartupError, match=r"auth_tokens_file .*(cannot be read: No such file|has no token)"):
         Tokens([], file, LOG)
 
 
@@ -170,8 +170,12 @@ def test_settings_never_show_a_token():
 )
 def test_a_malformed_list_ends_the_start_and_tells_no_token(configured):
     with pytest.raises(StartupError) as raised:
-        settings = Settings.resolve({"auth_tokens": configured})
-        Tokens([token.get_secret_value() for token in settings.auth_tokens], None, LOG)
+        start(configured)
     assert "auth_tokens" in str(raised.value)
     assert FIRST not in str(raised.value)
     assert "1234567890" not in str(raised.value)
+
+
+def start(configured: object) -> None:
+    settings = Settings.resolve({"auth_tokens": configured})
+    Tokens([token.get_secret_value() for token in settings.auth_tokens], None, LOG)

@@ -1,7 +1,7 @@
 """What arrives on Jina's gRPC methods: read at once, and refused in few words where it cannot be read."""
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -12,7 +12,7 @@ from ..calls import is_health_check
 _log = logging.getLogger(__name__)
 
 
-class TerseErrors(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class TerseErrors(grpc.aio.ServerInterceptor):
     """Jina reads requests late, and gRPC tells clients of an exception its class and its text.
 
     Here every request is read before Jina gets it. Methods that take one request become methods that take a stream, of
@@ -40,7 +40,7 @@ class TerseErrors(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
             except grpc.aio.AbortError:
                 raise
-            except Exception:
+            except Exception:  # noqa: BLE001 - whatever it is, it is logged
                 _log.exception("unexpected error in a call")
                 await context.abort(grpc.StatusCode.INTERNAL, "the service failed on this call; tell its operator.")
 
@@ -51,14 +51,16 @@ class _UnreadableError(Exception):
     """`str()` of it is what the client reads."""
 
 
-async def _one(handler: Any, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+async def _one(
+    handler: Any, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext
+) -> AsyncGenerator[Any, None]:
     async for request in requests:
         yield await handler.unary_unary(request, context)
         return
     raise _UnreadableError("the call has no message.")
 
 
-def _stream(handler: Any, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+def _stream(handler: Any, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext) -> AsyncGenerator[Any, None]:
     return handler.stream_stream(requests, context)  # type: ignore[no-any-return]
 
 
@@ -66,7 +68,8 @@ async def _readable(handler: Any, messages: AsyncIterator[bytes]) -> AsyncIterat
     async for message in messages:
         try:
             request = handler.request_deserializer(message)
-            getattr(request, "proto_with_data", None)  # Jina's requests are read when this is asked for
+            # Jina's requests are read when this is asked for. Of a list it takes the first for granted.
+            getattr(request[0] if isinstance(request, list) else request, "proto_with_data", None)
         except Exception:  # noqa: BLE001 - whatever it is, the message is at fault
             raise _UnreadableError("the message is not what this method takes, it cannot be read.") from None
         yield request
