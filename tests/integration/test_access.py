@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from jina.proto import jina_pb2_grpc
 
 from demo.service import CHECKPOINT, Service
 from executor import ImagePrompt, Response
-from tests.integration.inprocess import HeldService, as_request, hold_service, numbered
+from tests.integration.inprocess import TIMEOUT_S, HeldService, as_request, hold_service, numbered
 from tests.integration.raw import STREAM, UNARY, outcome
 
 TOKEN, ROTATED, NEW = "configured-token-1234", "token-of-the-file-1234", "new-token-of-file-1234"
@@ -104,6 +105,18 @@ def test_reflection_lists_what_is_served_and_no_more(channel):
     assert listed == {method.split("/")[1] for method in SERVED}
 
 
+def test_who_is_refused_and_does_not_stop_sending_is_not_waited_for(channel):
+    sent = threading.Event()
+
+    def endless() -> Iterator[bytes]:
+        yield b"x"
+        sent.wait(TIMEOUT_S)
+
+    call = channel.stream_stream(STREAM)(endless(), timeout=TIMEOUT_S)
+    assert call.code() is grpc.StatusCode.UNAUTHENTICATED
+    sent.set()
+
+
 def test_health_stays_open(channel):
     health = health_pb2_grpc.HealthStub(channel)
     request = health_pb2.HealthCheckRequest()
@@ -128,12 +141,17 @@ def test_the_stock_client_sends_a_token_as_metadata(guarded, picture, stream, to
     assert sorted(response.answer for response in answers) == ["1", "2", "3"]
 
 
+@pytest.mark.parametrize("documents", [1, 30])
 @pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
-def test_the_stock_client_without_a_token_is_told(guarded, picture, stream):
+def test_the_stock_client_without_a_token_is_told_why_although_it_is_still_sending(guarded, picture, stream, documents):
     computed = len(guarded.engine.batches)
     with pytest.raises(BadServerFlow, match="UNAUTHENTICATED there is no valid token"):
         Client(port=guarded.port).post(
-            "/vqa", inputs=numbered(picture, 1), return_type=DocList[Response], stream=stream
+            "/vqa",
+            inputs=numbered(picture, *range(documents)),
+            return_type=DocList[Response],
+            request_size=1,
+            stream=stream,
         )
     assert len(guarded.engine.batches) == computed
 
@@ -201,9 +219,11 @@ def test_no_token_is_in_the_most_talkative_log_or_in_any_reply(tmp_path, monkeyp
 def test_the_service_connects_to_nothing_but_loopback(tmp_path, monkeypatch, two_cats):
     trace = tmp_path / "trace"
     strace = ["strace", "-f", "-qq", "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-o", str(trace)]
-    usable = subprocess.run([*strace, "true"], check=False, capture_output=True, text=True)
+    control = "import socket; socket.socket(type=socket.SOCK_DGRAM).connect(('192.0.2.1', 9))"  # sends nothing
+    usable = subprocess.run([*strace, sys.executable, "-c", control], check=False, capture_output=True, text=True)
     if usable.returncode:
         pytest.skip(f"strace may not trace here: {usable.stderr.strip()}")
+    assert len(addresses_outside(trace)) == 1
     monkeypatch.delenv("JINA_OPTOUT_TELEMETRY")  # the service sets it itself
     monkeypatch.setattr(
         "demo.service.command", lambda port: [*strace, sys.executable, "-m", "executor", "--port", str(port)]
@@ -212,6 +232,10 @@ def test_the_service_connects_to_nothing_but_loopback(tmp_path, monkeypatch, two
         prompt = ImagePrompt(img_bytes=two_cats, prompt="how many cats are there?")
         assert Client(port=service.port).post("/", inputs=prompt, return_type=DocList[Response])[0].answer == "two"
         assert service.stop() == 0
+    assert addresses_outside(trace) == []
+
+
+def addresses_outside(trace: Path) -> list[str]:
+    """Lines of the trace with an internet address that is not loopback's."""
     addressed = [line for line in trace.read_text().splitlines() if "AF_INET" in line]
-    outside = [line for line in addressed if not re.search(r'"(127\.\d+\.\d+\.\d+|::1|::ffff:127\.[\d.]+)"', line)]
-    assert outside == []
+    return [line for line in addressed if not re.search(r'"(127\.\d+\.\d+\.\d+|::1|::ffff:127\.[\d.]+)"', line)]
