@@ -4,6 +4,7 @@ Knows the settings and gRPC. `executor/jina_fixes/server.py` builds Jina's serve
 """
 
 import logging
+import multiprocessing
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import grpc
 
 from .access import RequireToken, Tokens
 from .calls import Calls
+from .errors import StartupError
 from .settings import Settings
 from .tls import Certificates
 
@@ -31,7 +33,7 @@ class ServerPolicy:
         credentials: of TLS; None is plaintext.
 
     Raises:
-        StartupError: tokens or certificates cannot be used.
+        StartupError: tokens or certificates cannot be used, or not in a process that Jina started.
     """
 
     def __init__(self, settings: Settings, log: logging.Logger) -> None:
@@ -44,6 +46,11 @@ class ServerPolicy:
             self._tokens = Tokens(tokens, settings.auth_tokens_file, log)
         self.credentials: grpc.ServerCredentials | None = None
         if settings.tls_cert and settings.tls_key:
+            if multiprocessing.parent_process() is not None:
+                raise StartupError(
+                    "tls_cert is for `python -m executor`; a Deployment or Flow of Jina asks its Executors in plaintext "
+                    "whether they are ready, and would never be"
+                )
             certificates = Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca, log)
             self.credentials = certificates.credentials()
 

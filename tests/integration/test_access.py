@@ -13,14 +13,15 @@ import grpc
 import pytest
 from docarray import DocList
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from jina import Client
-from jina.excepts import BadServerFlow
+from jina import Client, Deployment
+from jina.excepts import BadServerFlow, RuntimeFailToStart
 from jina.proto import jina_pb2_grpc
 
-from demo.service import CHECKPOINT, Service
+from demo.service import CHECKPOINT, ROOT, Service, free_port
 from executor import ImagePrompt, Response
 from tests.integration.inprocess import TIMEOUT_S, HeldService, as_request, hold_service, numbered
 from tests.integration.raw import STREAM, UNARY, outcome
+from tests.integration.test_starting import start_and_fail
 
 TOKEN, ROTATED, NEW = "configured-token-1234", "token-of-the-file-1234", "new-token-of-file-1234"
 SERVED = [
@@ -213,6 +214,40 @@ def test_no_token_is_in_the_most_talkative_log_or_in_any_reply(tmp_path, monkeyp
     assert "recvaprocess_datarequest" in told  # it is the most talkative
     assert "theformertokensstayvalid" in told
     assert not re.search(f"{TOKEN}|{ROTATED}|{NEW}|short-secret", told)
+
+
+@pytest.mark.usefixtures("demo_environment")
+def test_a_deployment_without_a_gateway_takes_tokens(monkeypatch, two_cats):
+    monkeypatch.setenv("BLIP2_AUTH_TOKENS", TOKEN)
+    port = free_port()
+    with Deployment(uses=str(ROOT / "config.yml"), port=port, include_gateway=False):
+        prompt = ImagePrompt(img_bytes=two_cats, prompt="how many cats are there?")
+        with pytest.raises(BadServerFlow, match="there is no valid token"):
+            Client(port=port).post("/", inputs=prompt, return_type=DocList[Response])
+        answered = Client(port=port).post("/", inputs=prompt, return_type=DocList[Response], metadata=bearer(TOKEN))
+        assert answered[0].answer == "two"
+
+
+@pytest.mark.usefixtures("demo_environment")
+def test_a_gateway_in_front_of_a_service_with_tokens_does_not_start_and_says_why(monkeypatch, capfd):
+    monkeypatch.setenv("BLIP2_AUTH_TOKENS", TOKEN)
+    with pytest.raises(RuntimeFailToStart), Deployment(uses=str(ROOT / "config.yml"), port=free_port()):
+        pass
+    told = " ".join(capfd.readouterr().out.split())  # the log is wrapped
+    assert "an Executor has auth_tokens, and Jina's gateways send none" in told
+    assert TOKEN not in told
+
+
+@pytest.mark.parametrize(
+    "broken", [f'[{TOKEN}, "x', f"{TOKEN}: : x", f"[{TOKEN}, short]"], ids=["quote", "colon", "short"]
+)
+def test_a_configuration_with_a_fault_beside_a_token_does_not_tell_it(tmp_path, broken):
+    config = tmp_path / "config.yml"
+    text = (ROOT / "config.yml").read_text().replace("executor/__init__.py", str(ROOT / "executor" / "__init__.py"))
+    config.write_text(text.replace("auth_tokens: []", f"auth_tokens: {broken}"))
+    finished = start_and_fail(["--config", str(config)], {})
+    assert "blip2: cannot start: " in finished.stderr
+    assert TOKEN not in finished.stderr + finished.stdout
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")

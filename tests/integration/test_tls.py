@@ -11,6 +11,8 @@ import grpc
 import pytest
 from docarray import DocList
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from jina import Deployment
+from jina.excepts import RuntimeFailToStart
 from jina.proto import jina_pb2_grpc
 
 from demo.service import ROOT, Service, free_port
@@ -128,16 +130,25 @@ def test_mutual_tls_lets_in_who_has_a_certificate_of_the_authority(
         assert is_refused(service.port, picture, grpc.ssl_channel_credentials(authority.pem))
         assert is_refused(service.port, picture, foreign)
         assert is_refused(service.port, picture, None)
+        environment = {f"BLIP2_{name.upper()}": value for name, value in settings.items()}
+        assert "SERVING" in health(service.port, environment)
+        assert "no health: UNAVAILABLE" in health(service.port, environment | {"BLIP2_TLS_CLIENT_CA": ""})
         replace(authority.file, authority.pem + other.pem)
         assert ask(service.port, picture, foreign) == ["1", "2"]
+
+
+def health(port: int, environment: dict[str, str]) -> str:
+    """What the health check of the container says."""
+    command = [sys.executable, str(ROOT / "executor" / "healthcheck.py"), "--port", str(port)]
+    finished = subprocess.run(command, env=os.environ | environment, check=False, capture_output=True, text=True)
+    return finished.stdout + finished.stderr
 
 
 class SecuredService(Service):
     """Asked for its health as the container does it."""
 
     def is_ready(self) -> bool:
-        command = [sys.executable, str(ROOT / "executor" / "healthcheck.py"), "--port", str(self.port)]
-        return subprocess.run(command, env=self.environment(), check=False, capture_output=True).returncode == 0
+        return health(self.port, self.environment()) == "SERVING\n"
 
 
 def test_python_dash_m_serves_tls_to_the_stock_client(tmp_path, authority, files, two_cats):
@@ -159,6 +170,19 @@ def test_python_dash_m_serves_tls_to_the_stock_client(tmp_path, authority, files
         assert served_certificate(service.port) == first_certificate(files[0])
         assert service.stop() == 0
     assert "TLS: the files have changed and are in use" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.usefixtures("demo_environment")
+def test_a_deployment_of_jinas_own_with_tls_does_not_start_and_says_why(files, monkeypatch, capfd):
+    monkeypatch.setenv("BLIP2_TLS_CERT", str(files[0]))
+    monkeypatch.setenv("BLIP2_TLS_KEY", str(files[1]))
+    with (
+        pytest.raises(RuntimeFailToStart),
+        Deployment(uses=str(ROOT / "config.yml"), port=free_port(), include_gateway=False),
+    ):
+        pass
+    told = " ".join(capfd.readouterr().out.split())  # the log is wrapped
+    assert "tls_cert is for `python -m executor`" in told
 
 
 @pytest.mark.parametrize("fault", ["no key is set", "another key"])
