@@ -51,7 +51,7 @@ async def _drop(messages: AsyncIterator[bytes]) -> None:
         pass
 
 
-class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class Calls(grpc.aio.ServerInterceptor):
     """Counts the calls in progress, all but health checks, and refuses those beyond a limit with RESOURCE_EXHAUSTED.
 
     Args:

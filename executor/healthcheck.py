@@ -11,6 +11,7 @@ import socket
 import ssl
 import sys
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -65,8 +66,8 @@ def _name_in_certificate(host: str, port: int, cert: str, timeout_s: float) -> s
         socket.create_connection((host, port), timeout_s) as connection,
         context.wrap_socket(connection, server_hostname=host) as secured,
     ):
-        names = (secured.getpeercert() or {}).get("subjectAltName", ())
-    for kind, name in names:
+        found: Any = secured.getpeercert() or {}
+    for kind, name in found.get("subjectAltName", ()):
         if kind in ("DNS", "IP Address"):
             return str(name).replace("*", "health")
     raise OSError("the certificate names neither a host nor an address")

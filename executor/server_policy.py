@@ -48,8 +48,8 @@ class ServerPolicy:
         if settings.tls_cert and settings.tls_key:
             if multiprocessing.parent_process() is not None:
                 raise StartupError(
-                    "tls_cert is for `python -m executor`; a Deployment or Flow of Jina asks its Executors in plaintext "
-                    "whether they are ready, and would never be"
+                    "tls_cert is for `python -m executor`; a Deployment or Flow of Jina asks its Executors in "
+                    "plaintext whether they are ready, and would never be"
                 )
             certificates = Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca, log)
             self.credentials = certificates.credentials()

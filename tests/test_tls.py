@@ -30,14 +30,14 @@ def files(authority) -> tuple[Path, Path]:
 
 
 def test_unchanged_files_are_not_read_again(authority, files):
-    certificates = Certificates(*files, authority.file, LOG)
+    certificates = Certificates(files[0], files[1], authority.file, LOG)
     assert isinstance(certificates.credentials(), grpc.ServerCredentials)
     assert certificates.renewed() is None
 
 
 @pytest.mark.parametrize("changed", ["pair", "client_ca"])
 def test_a_renewed_file_counts_once(authority, files, caplog, changed):
-    certificates = Certificates(*files, authority.file, LOG)
+    certificates = Certificates(files[0], files[1], authority.file, LOG)
     if changed == "pair":
         authority.write_pair()
     else:
@@ -80,7 +80,7 @@ def test_the_former_pair_stays_while_the_files_do_not_fit_and_the_log_says_so_on
 
 
 def test_files_that_change_while_they_are_read_wait_for_the_next_handshake(authority, files, monkeypatch):
-    certificates = Certificates(*files, None, LOG)
+    certificates = Certificates(files[0], files[1], None, LOG)
     authority.write_pair()
     load = certificates._load
 
@@ -132,7 +132,7 @@ def test_bad_files_end_the_start_with_what_is_wrong(authority, files, spoil, mes
 def test_a_file_that_may_not_be_read_is_said(authority, files):
     files[1].chmod(0)
     with pytest.raises(StartupError, match=r"TLS: tls_key .* cannot be read: Permission denied"):
-        Certificates(*files, None, LOG)
+        Certificates(files[0], files[1], None, LOG)
 
 
 @pytest.mark.parametrize(
