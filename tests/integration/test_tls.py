@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -130,31 +131,30 @@ def test_mutual_tls_lets_in_who_has_a_certificate_of_the_authority(
         assert is_refused(service.port, picture, grpc.ssl_channel_credentials(authority.pem))
         assert is_refused(service.port, picture, foreign)
         assert is_refused(service.port, picture, None)
-        environment = {f"BLIP2_{name.upper()}": value for name, value in settings.items()}
-        assert "SERVING" in health(service.port, environment)
-        assert "no health: UNAVAILABLE" in health(service.port, environment | {"BLIP2_TLS_CLIENT_CA": ""})
         replace(authority.file, authority.pem + other.pem)
         assert ask(service.port, picture, foreign) == ["1", "2"]
 
 
-def health(port: int, environment: dict[str, str]) -> str:
-    """What the health check of the container says."""
-    command = [sys.executable, str(ROOT / "executor" / "healthcheck.py"), "--port", str(port)]
-    finished = subprocess.run(command, env=os.environ | environment, check=False, capture_output=True, text=True)
-    return finished.stdout + finished.stderr
-
-
 class SecuredService(Service):
-    """Asked for its health as the container does it."""
+    """Asked for its health over TLS."""
+
+    def __init__(self, authority: Authority, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._credentials = grpc.ssl_channel_credentials(authority.pem)
 
     def is_ready(self) -> bool:
-        return health(self.port, self.environment()) == "SERVING\n"
+        with grpc.secure_channel(f"127.0.0.1:{self.port}", self._credentials) as channel:
+            try:
+                reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=1)
+            except grpc.RpcError:
+                return False
+        return reply.status == health_pb2.HealthCheckResponse.SERVING
 
 
 def test_python_dash_m_serves_tls_to_the_stock_client(tmp_path, authority, files, two_cats):
     picture = tmp_path / "two-cats.jpg"
     picture.write_bytes(two_cats)
-    with SecuredService(log=tmp_path / "log", tls_cert=files[0], tls_key=files[1]) as service:
+    with SecuredService(authority, log=tmp_path / "log", tls_cert=files[0], tls_key=files[1]) as service:
         client = subprocess.run(
             [sys.executable, "-c", STOCK_CLIENT, str(service.port), str(picture)],
             cwd=ROOT,
