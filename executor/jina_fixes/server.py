@@ -6,7 +6,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from .messages import TerseErrors
+from .terse_errors import TerseErrors
 
 _SERVED = (
     "JinaRPC",
