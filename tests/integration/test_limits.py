@@ -93,10 +93,14 @@ def test_a_call_without_a_message_is_refused_in_few_words(channel, method):
     assert outcome(channel, method) == (grpc.StatusCode.INVALID_ARGUMENT, "the call has no message.")
 
 
-def test_an_unexpected_error_of_a_call_is_not_told(channel):
-    # No requests in the list of requests: Jina looks for the first one.
-    code, told = outcome(channel, "/jina.JinaDataRequestRPC/process_data", b"")
+def test_an_unexpected_error_of_a_call_is_logged_and_not_told(held, channel, monkeypatch, caplog):
+    def fail() -> None:
+        raise RuntimeError("the secret of the service")
+
+    monkeypatch.setattr(held.executor, "_get_endpoint_models_dict", fail)
+    code, told = outcome(channel, "/jina.JinaDiscoverEndpointsRPC/endpoint_discovery", b"")
     assert (code, told) == (grpc.StatusCode.INTERNAL, "the service failed on this call; tell its operator.")
+    assert "the secret of the service" in caplog.text
 
 
 def test_answers_before_a_broken_message_of_a_stream_arrive(held, channel, picture):
