@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         runtime = Runtime(args, port)
     except (yaml.YAMLError, BadConfigSource) as error:
-        return _fail(f"{options.config} cannot be read: {' '.join(str(error).split())}")
+        return _fail(f"{options.config} cannot be read: {_why_not_read(error)}")
     except Exception as error:
         # The Executor is loaded a second time under Jina's name for it, so the class is compared by name.
         if type(error).__name__ == StartupError.__name__:
@@ -72,6 +72,13 @@ def main(argv: list[str] | None = None) -> int:
     with runtime:
         runtime.run_forever()
     return runtime.exit_status
+
+
+def _why_not_read(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        # Not `str(error)`, which quotes the line, and with it perhaps a token.
+        return f"{error.problem} (line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1})"
+    return " ".join(str(error).split())
 
 
 def _why_not_bound(error: OSError, host: str, port: int) -> str:

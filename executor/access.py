@@ -6,7 +6,7 @@ Knows gRPC's interceptors, and neither Jina nor what is called.
 import hashlib
 import hmac
 import logging
-import os
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,15 @@ import grpc
 
 from .calls import is_health_check, refusal
 from .errors import StartupError
+from .file_versions import Versions, versions
 
-_log = logging.getLogger(__name__)
 _SHORTEST = 16
 """Characters of a token. 16 random characters of base64 are 96 bits."""
+_LONGEST = 4096
+"""Characters of a token. gRPC takes 8 KiB for all metadata of a call."""
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+"""RFC 6750, section 2.1."""
+_LARGEST_FILE = 2**20
 
 
 class Tokens:
@@ -26,26 +31,25 @@ class Tokens:
 
     Args:
         tokens: always valid.
-        file: one token on each line, empty lines and `#` lines left out. Read again when it changes; where it cannot be
-            read then, the tokens that it had stay valid and the log says so.
+        file: one token on each line; empty lines and lines that begin with `#` do not count. It is read again when it
+            changes. Where it cannot be used then, the tokens that it had stay valid and the log says so: a file that is
+            only half there, or gone for a moment, must shut nobody out.
+        log: told of changes.
 
     Raises:
-        StartupError: the file cannot be read, there is no token at all, or one is too short.
+        StartupError: the file cannot be read, there is no token at all, or one is malformed.
     """
 
-    def __init__(self, tokens: Iterable[str] = (), file: Path | None = None) -> None:
+    def __init__(self, tokens: Iterable[str], file: Path | None, log: logging.Logger) -> None:
         self._configured = _hashes(tokens, "auth_tokens")
         self._file = file
+        self._log = log
         self._in_file: list[bytes] = []
-        self._version: tuple[int, ...] | None = None
+        self._used: Versions = ()
+        self._refused: Versions = ()
         if file is not None:
-            try:
-                self._version = _version(file)
-                self._in_file = self._read(file)
-            except (OSError, UnicodeDecodeError) as error:
-                raise StartupError(f"auth_tokens_file {file} cannot be read ({type(error).__name__})") from None
-        if not self._configured and not self._in_file:
-            raise StartupError("there is no token in auth_tokens_file; nobody could call the service")
+            self._used = versions([file])
+            self._in_file = self._read(file)
 
     def accept(self, token: str) -> bool:
         """Whether a token is valid. Takes as long for a right one as for a wrong one."""
@@ -59,27 +63,43 @@ class Tokens:
     def _refresh(self) -> None:
         if self._file is None:
             return
+        found = versions([self._file])
+        if found == self._used:
+            return
         try:
-            version = _version(self._file)
-            if version == self._version:
-                return
-            self._version = version
             self._in_file = self._read(self._file)
-        except (OSError, UnicodeDecodeError, StartupError) as error:
-            if self._version is not None:
-                _log.error("auth_tokens_file has changed and cannot be used (%s); the former tokens stay valid", error)
-            self._version = None
+        except StartupError as error:
+            if found != self._refused:  # once, and not with every call
+                self._log.error(f"{error}; the former tokens stay valid until it can be used")
+            self._refused = found
         else:
-            _log.info("auth_tokens_file has changed: %d tokens", len(self._in_file))
+            self._log.info(f"auth_tokens_file has changed, it has {len(self._in_file)} tokens")
+            self._used, self._refused = found, ()
 
-    @staticmethod
-    def _read(file: Path) -> list[bytes]:
-        lines = (line.strip() for line in file.read_text().splitlines())
-        return _hashes((line for line in lines if line and not line.startswith("#")), "auth_tokens_file")
+    def _read(self, file: Path) -> list[bytes]:
+        try:
+            if file.exists() and not file.is_file():
+                raise StartupError(f"auth_tokens_file {file} is not a regular file")
+            with file.open("rb") as opened:
+                content = opened.read(_LARGEST_FILE + 1)
+            lines = [line.strip() for line in content.decode("utf-8-sig").splitlines()]
+        except OSError as error:
+            raise StartupError(f"auth_tokens_file {file} cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise StartupError(f"auth_tokens_file {file} is not text") from None
+        if len(content) > _LARGEST_FILE:
+            raise StartupError(f"auth_tokens_file {file} is larger than {_LARGEST_FILE} bytes")
+        hashes = _hashes((line for line in lines if line and not line.startswith("#")), f"auth_tokens_file {file}")
+        if not hashes and not self._configured:
+            raise StartupError(f"auth_tokens_file {file} has no token, and auth_tokens none: nobody could call")
+        return hashes
 
 
 class RequireToken(grpc.aio.ServerInterceptor):
-    """Refuses every call but health checks that has no valid token, with UNAUTHENTICATED."""
+    """Refuses every call but health checks that has no valid token, with UNAUTHENTICATED.
+
+    Of a call nothing is read but its metadata before it is let in.
+    """
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
@@ -91,34 +111,36 @@ class RequireToken(grpc.aio.ServerInterceptor):
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
     ) -> Any:
-        if is_health_check(details.method) or any(self._tokens.accept(token) for token in _offered(details)):
+        if is_health_check(details.method):
             return await continuation(details)
-        return self._refused
+        token = _offered(details)
+        if token is None or not self._tokens.accept(token):
+            return self._refused
+        return await continuation(details)
 
 
-def _offered(details: grpc.HandlerCallDetails) -> list[str]:
-    tokens = []
+def _offered(details: grpc.HandlerCallDetails) -> str | None:
     for key, value in details.invocation_metadata or ():
-        if key == "authorization" and isinstance(value, str):
+        if key == "authorization":
             scheme, _, token = value.partition(" ")
-            if scheme.lower() == "bearer":
-                tokens.append(token.strip())
-    return tokens[:1]
+            return token.strip() if scheme.lower() == "bearer" else None
+    return None
 
 
 def _hashes(tokens: Iterable[str], source: str) -> list[bytes]:
-    hashes = []
-    for token in tokens:
-        if len(token) < _SHORTEST:
-            raise StartupError(f"a token of {source} has fewer than {_SHORTEST} characters; make a longer one")
-        hashes.append(_hash(token))
-    return hashes
+    return [_hash(_checked(token, source)) for token in tokens]
+
+
+def _checked(token: str, source: str) -> str:
+    """Never puts a token into its message, not even a malformed one: it may be a good one with a comma too many."""
+    if not _SHORTEST <= len(token) <= _LONGEST:
+        raise StartupError(f"a token of {source} has not {_SHORTEST} to {_LONGEST} characters")
+    if not _TOKEN.fullmatch(token):
+        raise StartupError(
+            f"a token of {source} has characters other than letters, digits and -._~+/ (and = at its end)"
+        )
+    return token
 
 
 def _hash(token: str) -> bytes:
     return hashlib.sha256(token.encode(errors="replace")).digest()
-
-
-def _version(file: Path) -> tuple[int, ...]:
-    found = os.stat(file)
-    return found.st_mtime_ns, found.st_size, found.st_ino, found.st_dev

@@ -14,6 +14,9 @@ import grpc
 from .errors import ErrorCode
 
 _HEALTH = "/grpc.health.v1.Health/"
+_LONGEST_WAIT_S = 1.0
+_MOST_WAITED_FOR = 16
+"""Clients that are refused, at a time: each may bring a message of the largest size."""
 
 
 def is_health_check(method: str) -> bool:
@@ -22,12 +25,30 @@ def is_health_check(method: str) -> bool:
 
 
 def refusal(code: grpc.StatusCode, details: str) -> Any:
-    """A handler that ends any kind of call at once, without reading its messages."""
+    """A handler that ends any kind of call, and drops what it brings.
 
-    async def refuse(_: object, context: grpc.aio.ServicerContext) -> None:
+    A client of grpc.aio, as Jina's is, that is still sending when its call ends hears INTERNAL and not why: so the
+    end waits until it has sent everything, though not for long, and not for many clients.
+    """
+    waited_for = 0
+
+    async def refuse(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
+        nonlocal waited_for
+        if waited_for < _MOST_WAITED_FOR:
+            waited_for += 1
+            try:
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(_drop(messages), _LONGEST_WAIT_S)
+            finally:
+                waited_for -= 1
         await context.abort(code, details)
 
     return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+async def _drop(messages: AsyncIterator[bytes]) -> None:
+    async for _ in messages:
+        pass
 
 
 class Calls(grpc.aio.ServerInterceptor):

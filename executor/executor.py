@@ -70,7 +70,7 @@ class Blip2Executor(Executor):
         self.settings = Settings.resolve(settings)
         for warning in Settings.unknown_environment():
             self.logger.warning(warning)
-        self.server_policy = ServerPolicy(self.settings)
+        self.server_policy = ServerPolicy(self.settings, self.logger.logger)
         self._admission = Admission(self.settings.max_queue, self.settings.max_queue_mb * 1_000_000)
         self._defaults = self.settings.generation()
         self._model = Blip2Model(self._load_checkpoint(), self.settings.max_prompt_tokens)

@@ -3,6 +3,8 @@
 Knows the settings and gRPC. `executor/jina_fixes/server.py` builds Jina's server from it.
 """
 
+import logging
+import multiprocessing
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +12,7 @@ import grpc
 
 from .access import RequireToken, Tokens
 from .calls import Calls
+from .errors import StartupError
 from .settings import Settings
 from .tls import Certificates
 
@@ -21,6 +24,9 @@ it off, and no limit lets a client keep the service busy with pings."""
 class ServerPolicy:
     """What the settings say about the gRPC port.
 
+    Args:
+        log: told when tokens or certificates change.
+
     Attributes:
         calls: those in progress.
         drain_timeout_s: the longest that a service which is to end waits for them.
@@ -28,10 +34,10 @@ class ServerPolicy:
         health_port: where health alone is served, in plaintext.
 
     Raises:
-        StartupError: tokens or certificates cannot be used.
+        StartupError: tokens or certificates cannot be used, or not in a process that Jina started.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, log: logging.Logger) -> None:
         self.calls = Calls(settings.max_calls)
         self.drain_timeout_s = settings.drain_timeout_s
         self.health_port = settings.health_port
@@ -39,10 +45,15 @@ class ServerPolicy:
         self._tokens: Tokens | None = None
         if settings.auth_tokens or settings.auth_tokens_file:
             tokens = [token.get_secret_value() for token in settings.auth_tokens]
-            self._tokens = Tokens(tokens, settings.auth_tokens_file)
+            self._tokens = Tokens(tokens, settings.auth_tokens_file, log)
         self.credentials: grpc.ServerCredentials | None = None
         if settings.tls_cert and settings.tls_key:
-            certificates = Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+            if multiprocessing.parent_process() is not None:
+                raise StartupError(
+                    "tls_cert is for `python -m executor`; a Deployment or Flow of Jina asks its Executors in "
+                    "plaintext whether they are ready, and would never be"
+                )
+            certificates = Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca, log)
             self.credentials = certificates.credentials()
 
     def interceptors(self) -> Sequence[grpc.aio.ServerInterceptor]:

@@ -4,15 +4,13 @@ Knows gRPC and the files alone.
 """
 
 import logging
-import os
 import ssl
 from pathlib import Path
 
 import grpc
 
 from .errors import StartupError
-
-_log = logging.getLogger(__name__)
+from .file_versions import Versions, versions
 
 
 class Certificates:
@@ -24,56 +22,82 @@ class Certificates:
         cert: PEM, the server's certificate and what leads to its root.
         key: PEM, without a passphrase.
         client_ca: PEM, who must have signed the clients' certificates; None asks for none.
+        log: told of changes.
 
     Raises:
         StartupError: a file cannot be read, or they do not fit together.
     """
 
-    def __init__(self, cert: Path, key: Path, client_ca: Path | None = None) -> None:
+    def __init__(self, cert: Path, key: Path, client_ca: Path | None, log: logging.Logger) -> None:
         self._cert, self._key, self._client_ca = cert, key, client_ca
         self._files = [cert, key, *([client_ca] if client_ca else [])]
-        try:
-            self._versions = self._seen()
-            self._current = self._load()
-        except OSError as error:  # ssl.SSLError is one
-            raise StartupError(f"TLS: {_reason(error)} ({', '.join(map(str, self._files))})") from None
+        self._log = log
+        self._used = versions(self._files)
+        self._refused: Versions = ()
+        self._first = self._load()
 
     def credentials(self) -> grpc.ServerCredentials:
-        """For a server. Every handshake uses the newest files."""
+        """For a server. Every handshake uses the newest files that fit together."""
         return grpc.dynamic_ssl_server_credentials(
-            self._current, self._renewed, require_client_authentication=self._client_ca is not None
+            self._first, self.renewed, require_client_authentication=self._client_ca is not None
         )
 
-    def _renewed(self) -> grpc.ServerCertificateConfiguration:
+    def renewed(self) -> grpc.ServerCertificateConfiguration | None:
+        """What has come since the last call, None where nothing has. gRPC calls it before each handshake."""
+        found = versions(self._files)
+        if found == self._used:
+            return None
         try:
-            versions = self._seen()
-            if versions != self._versions:
-                self._current = self._load()
-                self._versions = versions
-                _log.info("TLS: the certificates have changed and are in use")
-        except OSError as error:
-            _log.error("TLS: the files have changed and cannot be used yet, the former stay: %s", _reason(error))
-        return self._current
-
-    def _seen(self) -> list[tuple[int, ...]]:
-        found = [os.stat(file) for file in self._files]
-        return [(one.st_mtime_ns, one.st_size, one.st_ino, one.st_dev) for one in found]
+            configuration = self._load()
+            if versions(self._files) != found:
+                raise StartupError("TLS: the files are changing")
+        except StartupError as error:
+            if found != self._refused:  # once, and not with every handshake
+                self._log.error(f"{error}; the former certificates stay in use until the files can be used")
+            self._refused = found
+            return None
+        self._log.info("TLS: the files have changed and are in use")
+        self._used, self._refused = found, ()
+        return configuration
 
     def _load(self) -> grpc.ServerCertificateConfiguration:
-        check = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        check.load_cert_chain(self._cert, self._key, password=_no_passphrase)
-        roots = None
+        cert, key = _read("tls_cert", self._cert), _read("tls_key", self._key)
+        _check_pair(self._cert, self._key)
+        client_ca = None
         if self._client_ca is not None:
-            check.load_verify_locations(self._client_ca)
-            roots = self._client_ca.read_bytes()
-        return grpc.ssl_server_certificate_configuration(
-            [(self._key.read_bytes(), self._cert.read_bytes())], root_certificates=roots
-        )
+            client_ca = _read("tls_client_ca", self._client_ca)
+            _check_certificates("tls_client_ca", self._client_ca)
+        return grpc.ssl_server_certificate_configuration([(key, cert)], root_certificates=client_ca)
 
 
-def _no_passphrase() -> bytes:
-    raise ssl.SSLError("the key has a passphrase; the service cannot ask for it")
+def _read(setting: str, file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise StartupError(f"TLS: {setting} {file} cannot be read: {error.strerror}") from None
 
 
-def _reason(error: OSError) -> str:
-    return error.strerror or getattr(error, "reason", None) or str(error.args[0] if error.args else error)
+def _check_certificates(setting: str, file: Path) -> None:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(file)
+    except (OSError, ValueError):  # ssl.SSLError is an OSError
+        raise StartupError(f"TLS: {setting} {file} has no certificate in PEM") from None
+
+
+def _check_pair(cert: Path, key: Path) -> None:
+    _check_certificates("tls_cert", cert)
+    has_passphrase = False
+
+    def no_passphrase() -> str:
+        nonlocal has_passphrase
+        has_passphrase = True
+        return ""
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, no_passphrase)
+    except (OSError, ValueError) as error:
+        if has_passphrase:
+            raise StartupError(f"TLS: tls_key {key} has a passphrase; the service takes a key without one") from None
+        if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
+            raise StartupError(f"TLS: tls_key {key} does not fit tls_cert {cert}") from None
+        raise StartupError(f"TLS: tls_key {key} has no key in PEM, or tls_cert {cert} cannot be used") from None

@@ -10,7 +10,11 @@ from collections.abc import Callable
 import jina
 
 from ..errors import StartupError
-from .gateways import cancel_what_a_gateway_has_sent, keep_order_behind_a_gateway
+from .gateways import (
+    cancel_what_a_gateway_has_sent,
+    end_a_gateway_that_is_not_let_in,
+    keep_order_behind_a_gateway,
+)
 from .replies import tell_clients_no_more_than_they_need
 from .server import serve_as_the_executor_says
 from .streams import overlap_requests_of_a_stream
@@ -48,6 +52,7 @@ MENDS: tuple[Callable[[], None], ...] = (
     overlap_requests_of_a_stream,
     keep_order_behind_a_gateway,
     cancel_what_a_gateway_has_sent,
+    end_a_gateway_that_is_not_let_in,
     tell_clients_no_more_than_they_need,
     serve_as_the_executor_says,
 )

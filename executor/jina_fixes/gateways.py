@@ -6,7 +6,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from contextlib import aclosing
 from typing import Any
 
+import grpc
+
+from ..errors import StartupError
 from ..overlap import overlapped
+
+_BETWEEN_TRIALS_S = 1.0
 
 
 def keep_order_behind_a_gateway() -> None:
@@ -85,3 +90,33 @@ def cancel_what_a_gateway_has_sent() -> None:
             return Call(self._stub.process_single_data(*args, **kwargs))
 
     _ConnectionStubs.STUB_MAPPING["jina.JinaSingleDataRequestRPC"] = Stub
+
+
+def end_a_gateway_that_is_not_let_in() -> None:
+    """A gateway has no token for its Executors and passes on none of its clients', yet asks for ever to be let in.
+
+    Now it does not start, and says why.
+    """
+    from jina.serve.runtimes.gateway.graph.topology_graph import TopologyGraph
+
+    get_once = TopologyGraph._get_all_endpoints
+
+    async def _get_all_endpoints(
+        self: Any, connection_pool: Any, retry_forever: bool = False, is_cancel: Any = None
+    ) -> Any:
+        while is_cancel is None or not is_cancel.is_set():
+            try:
+                return await get_once(self, connection_pool, False, is_cancel)
+            except Exception as error:
+                if isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                    raise StartupError(
+                        "an Executor has auth_tokens, and Jina's gateways send none; start it with "
+                        "Deployment(include_gateway=False) or with `python -m executor`"
+                    ) from None
+                if not retry_forever:
+                    raise
+                self.logger.warning(f"getting endpoints failed, will try again: {error}")
+                await asyncio.sleep(_BETWEEN_TRIALS_S)
+        return self._all_endpoints
+
+    TopologyGraph._get_all_endpoints = _get_all_endpoints

@@ -7,13 +7,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from ..errors import StartupError
+from .terse_errors import TerseErrors
 
 _SERVED = (
     "JinaRPC",
     "JinaSingleDataRequestRPC",
     "JinaDataRequestRPC",
     "JinaDiscoverEndpointsRPC",
-    "JinaInfoRPC",
 )
 _LAST_BYTES_S = 1.0
 """For answers that are on their way out when the last call has ended, and for calls that were just arriving."""
@@ -75,7 +75,7 @@ def _build(jina_server: Any, policy: Any) -> grpc.aio.Server:
     options = policy.options() | dict(jina_server.grpc_server_options or {})
     server = grpc.aio.server(
         options=get_server_side_grpc_options(options),
-        interceptors=[*policy.interceptors(), *(jina_server.grpc_tracing_server_interceptors or ())],
+        interceptors=[*policy.interceptors(), TerseErrors(), *(jina_server.grpc_tracing_server_interceptors or ())],
     )
     for name in _SERVED:
         getattr(jina_pb2_grpc, f"add_{name}Servicer_to_server")(jina_server._request_handler, server)
