@@ -44,7 +44,8 @@ class ImagePrompt(BaseDoc):
     @property
     def fault(self) -> str | None:
         """What a client sent that is not a document like this, in one line; the fields then say nothing."""
-        return self._fault
+        # DocArray's own `__getattr__` knows no private attributes.
+        return (self.__pydantic_private__ or {}).get("_fault")
 
     @classmethod
     def from_protobuf(cls, pb_msg: DocProto) -> "ImagePrompt":

@@ -69,6 +69,18 @@ def test_only_right_answers_within_the_seconds_count():
     assert summed["reason"] == "'two' instead of 'three'"
 
 
+def test_who_was_refused_is_an_error_with_a_latency_of_its_own():
+    outcomes = [
+        _Outcome(0, 0.0, 0.001, None, "AioRpcError: OVERLOADED: 2 calls are in progress"),
+        _Outcome(0, 0.0, 0.5, None, "TimeoutError: "),
+        _Outcome(0, 0.0, 1.0, reply("two")),
+    ]
+    summed = summarise("ray", ["two"], outcomes, begun=0.0, seconds=2.0)
+    assert (summed["answered"], summed["errors"], summed["refused"]) == (1, 2, 1)
+    assert summed["refused_ms"]["p99"] == 1.0
+    assert summed["latency_ms"]["p50"] == 1000.0
+
+
 def test_percentiles_lie_between_observations():
     assert percentiles([float(number) for number in range(101)]) == {"p50": 50.0, "p95": 95.0, "p99": 99.0}
     assert percentiles([1.0]) == {"p50": 1.0, "p95": 1.0, "p99": 1.0}

@@ -4,6 +4,7 @@ import mimetypes
 
 import pytest
 from docarray import BaseDoc, DocList
+from docarray.proto import DocProto, NodeProto
 from docarray.typing import ImageBytes, ImageUrl
 
 from executor import ErrorCode, ImagePrompt, Response
@@ -74,3 +75,12 @@ def test_missing_fields_are_none():
 
 def test_every_code_is_its_own_name():
     assert {code.name: code.value for code in ErrorCode} == {code.name: code.name for code in ErrorCode}
+
+
+def test_what_is_no_such_document_is_read_with_its_fault_and_its_id():
+    sent = DocProto(data={"id": NodeProto(text="7"), "prompt": NodeProto(integer=5)})
+    document = ImagePrompt.from_protobuf(sent)
+    assert document.id == "7"
+    assert document.fault is not None
+    assert "prompt" in document.fault
+    assert ImagePrompt(prompt="a photo of").fault is None

@@ -11,7 +11,7 @@ import jina
 
 from ..errors import StartupError
 from .gateways import cancel_what_a_gateway_has_sent, keep_order_behind_a_gateway
-from .replies import tell_clients_no_more_than_they_need
+from .replies import refuse_before_documents_are_read, tell_clients_no_more_than_they_need
 from .server import serve_as_the_executor_says
 from .streams import overlap_requests_of_a_stream
 
@@ -49,5 +49,6 @@ MENDS: tuple[Callable[[], None], ...] = (
     keep_order_behind_a_gateway,
     cancel_what_a_gateway_has_sent,
     tell_clients_no_more_than_they_need,
+    refuse_before_documents_are_read,
     serve_as_the_executor_says,
 )
