@@ -15,7 +15,7 @@ def test_nothing_is_lost_or_wrong_under_load_faults_and_restarts(tmp_path):
     verdict = asyncio.run(
         soak(lives, tmp_path, 3, sample_s=0.5, rotation_s=2, stock_client_s=30, report=lines.append, report_s=2)
     )
-    assert verdict.problems == [], verdict.table()
+    assert not verdict.problems, "\n".join([verdict.table(), *verdict.problems])
     assert [life.status for life in lives] == [0, -signal.SIGKILL, 0]
     counts, retries = verdict.tally.counts, verdict.tally.retries
     for name in ("right", "expected errors", "cancelled", "expired", "token rotations", "stock client right"):

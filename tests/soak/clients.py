@@ -131,7 +131,9 @@ class Client:
         """Sends a request that must be refused: with a status, or in its header where `code` is None."""
         while True:
             try:
-                reply = await self._unary(request, metadata=_metadata(token or self._tokens.current), timeout=_GIVE_UP_S)
+                reply = await self._unary(
+                    request, metadata=_metadata(token or self._tokens.current), timeout=_GIVE_UP_S
+                )
                 decode(reply, [])
             except grpc.RpcError as error:
                 if error.code() is not code:
@@ -233,7 +235,7 @@ class Client:
         if code is grpc.StatusCode.UNAVAILABLE:
             if any(known in details for known in _REFUSED_AT_THE_DOOR):
                 self._tally.retries["not let in"] += 1
-                return 0.3
+                return 0.5
             self._tally.retries["cut by kill -9"] += 1
             if self._may_be_cut():
                 return 0.3

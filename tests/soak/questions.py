@@ -105,28 +105,28 @@ class Questions:
             urls: of the servers `missing`, `broken`, `slow` and `dead`.
         """
         good = numbers.choice(self.pictures)
-        sound: dict[str, Value] = {"img_bytes": good, "prompt": "how many cats are there?"}
-        fields, code = numbers.choice(
-            [
-                ({"img_bytes": b"no picture"}, "NOT_AN_IMAGE"),
-                ({"img_bytes": good[: len(good) // 2]}, "CORRUPT_IMAGE"),
-                ({"img_bytes": b"", "img": "data:image/png;base64,!"}, "NOT_AN_IMAGE"),
-                ({"img_bytes": b"", "img": f"{urls['missing']}/x"}, "IMAGE_NOT_FOUND"),
-                ({"img_bytes": b"", "img": f"{urls['broken']}/x"}, "FETCH_FAILED"),
-                ({"img_bytes": b"", "img": f"{urls['dead']}/x"}, "FETCH_FAILED"),
-                ({"img_bytes": b"", "img": f"{urls['slow']}/x"}, "FETCH_TIMED_OUT"),
-                ({"img_bytes": b"", "img": "http://10.0.0.1/x"}, "ADDRESS_NOT_ALLOWED"),
-                ({"img_bytes": b"", "img": "/etc/passwd"}, "UNSUPPORTED_SCHEME"),
-                ({"prompt": "  "}, "EMPTY_PROMPT"),
-                ({"prompt": "cats " * 3000}, "PROMPT_TOO_LONG"),
-                ({"prompt": 5}, "INVALID_DOCUMENT"),
-                ({"img_bytes": {}}, "INVALID_DOCUMENT"),
-                ({"num_beams": 1000}, "INVALID_OPTIONS"),
-                ({"temperature": float("nan")}, "INVALID_OPTIONS"),
-                ({"preset": "papers"}, "INVALID_OPTIONS"),
-            ]
-        )
-        return Item({**sound, **fields}, code=code)
+        sound: dict[str, Value | None] = {"img_bytes": good, "prompt": "how many cats are there?"}
+        none: dict[str, Value | None] = {"img_bytes": None}
+        changes: list[tuple[dict[str, Value | None], str]] = [
+            ({"img_bytes": b"no picture"}, "NOT_AN_IMAGE"),
+            ({"img_bytes": good[: len(good) // 2]}, "CORRUPT_IMAGE"),
+            (none | {"img": "data:image/png;base64,!"}, "NOT_AN_IMAGE"),
+            (none | {"img": f"{urls['missing']}/x"}, "IMAGE_NOT_FOUND"),
+            (none | {"img": f"{urls['broken']}/x"}, "FETCH_FAILED"),
+            (none | {"img": f"{urls['dead']}/x"}, "FETCH_FAILED"),
+            (none | {"img": f"{urls['slow']}/x"}, "FETCH_TIMED_OUT"),
+            (none | {"img": "http://10.0.0.1/x"}, "ADDRESS_NOT_ALLOWED"),
+            (none | {"img": "/etc/passwd"}, "UNSUPPORTED_SCHEME"),
+            ({"prompt": "  "}, "EMPTY_PROMPT"),
+            ({"prompt": "cats " * 3000}, "PROMPT_TOO_LONG"),
+            ({"prompt": 5}, "INVALID_DOCUMENT"),
+            ({"img_bytes": {}}, "INVALID_DOCUMENT"),
+            ({"num_beams": 1000}, "INVALID_OPTIONS"),
+            ({"temperature": float("nan")}, "INVALID_OPTIONS"),
+            ({"preset": "papers"}, "INVALID_OPTIONS"),
+        ]
+        fields, code = numbers.choice(changes)
+        return Item({name: value for name, value in (sound | fields).items() if value is not None}, code=code)
 
 
 def encode(items: Sequence[Item], parameters: Mapping[str, Any] | None = None) -> bytes:
