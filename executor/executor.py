@@ -130,7 +130,8 @@ class Blip2Executor(Executor):
 
     def explain(self, error: BaseException | None) -> str:
         """What a client reads of a request that failed as a whole. What it must not read goes to the log."""
-        if isinstance(error, json_format.Error):
+        # protobuf itself says so with a ValueError like any other.
+        if isinstance(error, json_format.Error) or (isinstance(error, ValueError) and "number_value" in str(error)):
             return str(RequestError(ErrorCode.INVALID_OPTIONS, "a number in 'parameters' is not finite."))
         if isinstance(error, DecodeError):
             return str(RequestError(ErrorCode.INVALID_DOCUMENT, "the request's documents cannot be read."))

@@ -41,27 +41,32 @@ def refuse_before_documents_are_read() -> None:
     async def process_data(self: Any, requests: list[Any], context: Any, *args: Any, **kwargs: Any) -> Any:
         refusal = getattr(self._executor, "refusal", None)
         error = refusal() if refusal is not None else None
-        if error is not None and _refuse(requests[0], error):
-            return requests[0]
+        if error is not None and (refused := _refused(requests[0], error)) is not None:
+            return refused
         return await process(self, requests, context, *args, **kwargs)
 
     WorkerRequestHandler.process_data = process_data
 
 
-def _refuse(request: Any, error: str) -> bool:
-    """Turns a request into its reply. Whether it could: what cannot be read, or has no documents, is left to Jina."""
+def _refused(request: Any, error: str) -> Any:
+    """The reply to a request; None where it cannot be read or has no documents, which is left to Jina."""
+    from jina.proto import jina_pb2
+    from jina.types.request.data import DataRequest
+
     try:
-        data = request.proto_with_data.data
+        # Not by way of the request, which would take what it has read for all there is.
+        buffer = request.buffer
+        reply = request.proto_with_data if buffer is None else jina_pb2.DataRequestProto.FromString(buffer)
     except DecodeError:
-        return False
-    ids = [document.data["id"].text if "id" in document.data else None for document in data.docs.docs]
+        return None
+    ids = [document.data["id"].text if "id" in document.data else None for document in reply.data.docs.docs]
     if not ids:
-        return False
-    data.Clear()
+        return None
+    reply.data.Clear()
     for document_id in ids:
-        fields = data.docs.docs.add().data
+        fields = reply.data.docs.docs.add().data
         if document_id is not None:
             fields["id"].text = document_id
         fields["answer"].text = ""
         fields["error"].text = error
-    return True
+    return DataRequest(reply)

@@ -10,10 +10,20 @@ from tests.soak.soak import soak
 
 
 def test_nothing_is_lost_or_wrong_under_load_faults_and_restarts(tmp_path):
-    lives = [Life(4, signal.SIGTERM), Life(2, signal.SIGKILL), Life(2, signal.SIGTERM)]
+    lives = [Life(4, signal.SIGTERM), Life(1.5, signal.SIGKILL), Life(1.5, signal.SIGTERM)]
     lines: list[str] = []
     verdict = asyncio.run(
-        soak(lives, tmp_path, 3, sample_s=0.5, rotation_s=2, stock_client_s=30, report=lines.append, report_s=2)
+        soak(
+            lives,
+            tmp_path,
+            3,
+            pictures=8,
+            sample_s=0.5,
+            rotation_s=2,
+            stock_client_s=30,
+            report=lines.append,
+            report_s=2,
+        )
     )
     assert not verdict.problems, "\n".join([verdict.table(), *verdict.problems])
     assert [life.status for life in lives] == [0, -signal.SIGKILL, 0]

@@ -1,4 +1,7 @@
-"""What clients do, at random: questions of all kinds, faults, bursts, and leaving. Knows nothing of how calls are made."""
+"""What clients do, at random: questions of all kinds, faults, bursts, leaving.
+
+Knows nothing of how calls are made.
+"""
 
 import asyncio
 import random
@@ -80,7 +83,9 @@ class Habits:
         await client.expire(self.sound(self._numbers.choice([1, 50])), self._numbers.uniform(0.001, 0.3))
 
     async def unknown_option(self, client: Client) -> None:
-        items = [Item(item.fields, code="INVALID_OPTIONS") for item in self.sound(2)]
+        # A document's preset replaces what the request says.
+        items = [item for item in self.sound(8) if "preset" not in item.fields]
+        items = [Item(item.fields, code="INVALID_OPTIONS") for item in items]
         await client.ask(items, {"num_beans": 2})
 
     async def failing_request(self, client: Client) -> None:

@@ -111,13 +111,14 @@ class Lives:
 
     async def run(self) -> None:
         """All lives but the end of the last one, which `end` brings."""
-        for self.current, life in enumerate(self.lives):
+        for number, life in enumerate(self.lives):
+            self.current = number
             self._service = self._start()
             await asyncio.to_thread(self._service.__enter__)
             self.was_killed = False
             self.is_serving.set()
             await self._live(life)
-            if self.current < len(self.lives) - 1:
+            if number < len(self.lives) - 1:
                 await self._end(life)
         self.is_over.set()
 

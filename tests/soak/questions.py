@@ -1,6 +1,6 @@
-"""What is asked and what must come back: transformers' own answers, and the codes of faults, as bytes of Jina's protocol.
+"""What is asked and what must come back: transformers' own answers, and the codes of faults.
 
-Knows neither clients nor the service.
+Knows Jina's protocol as bytes, and neither clients nor the service.
 """
 
 import base64

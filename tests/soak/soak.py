@@ -25,7 +25,7 @@ from .lives import Life, Lives
 from .questions import Questions, encode
 
 MAX_QUEUE = 64
-_MAX_MESSAGE_MB = 4
+_MAX_MESSAGE_MB = 16
 _SETTINGS = {
     "allowed_hosts": "127.0.0.1",
     "max_queue": MAX_QUEUE,
@@ -70,6 +70,7 @@ async def soak(
     lives: Sequence[Life],
     folder: Path,
     clients: int,
+    pictures: int,
     sample_s: float,
     rotation_s: float,
     stock_client_s: float,
@@ -81,13 +82,14 @@ async def soak(
     Args:
         folder: for tokens and logs; exists.
         clients: at the same time.
+        pictures: that are asked about.
         sample_s: seconds between two looks at the process.
         rotation_s: seconds between two rotations of the token.
         stock_client_s: seconds between two uses of jina's own client.
         report: called with a line every `report_s` seconds.
     """
     begun = time.monotonic()
-    questions = await asyncio.to_thread(Questions, 8 * clients)
+    questions = await asyncio.to_thread(Questions, pictures)
     tally, tokens, port = Tally(), Tokens(folder / "tokens"), _port()
     logs = iter(range(len(lives)))
 
@@ -113,10 +115,11 @@ async def soak(
                 await asyncio.sleep(report_s)
                 counts, life = tally.counts, lives[running.current]
                 held = life.samples[-1] if life.samples else None
+                minutes, again = (time.monotonic() - begun) / 60, sum(tally.retries.values())
                 report(
-                    f"{(time.monotonic() - begun) / 60:.1f} min: life {running.current + 1}, {counts['asked']:,} asked, "
+                    f"{minutes:.1f} min, life {running.current + 1}: {counts['asked']:,} asked, "
                     f"{counts['right']:,} right, {counts['expected errors']:,} expected errors, "
-                    f"{sum(tally.retries.values()):,} asked again, {counts['violations']} violations, {held}"
+                    f"{again:,} asked again, {counts['violations']} violations, {held}"
                 )
 
         reporting = asyncio.create_task(report_often())
