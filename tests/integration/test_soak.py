@@ -10,14 +10,15 @@ from tests.soak.soak import soak
 
 
 def test_nothing_is_lost_or_wrong_under_load_faults_and_restarts(tmp_path):
-    lives = [Life(4, signal.SIGTERM), Life(1.5, signal.SIGKILL), Life(1.5, signal.SIGTERM)]
+    lives = [Life(4, signal.SIGTERM), Life(1.5, signal.SIGKILL), Life(1, signal.SIGTERM)]
     lines: list[str] = []
     verdict = asyncio.run(
         soak(
             lives,
             tmp_path,
             3,
-            pictures=8,
+            pictures=6,
+            max_queue=16,
             sample_s=0.5,
             rotation_s=2,
             stock_client_s=30,

@@ -37,7 +37,7 @@ def main() -> int:
         del os.environ[name]
     lives = plan(60 * options.minutes)
     with tempfile.TemporaryDirectory() as folder:
-        running = soak(lives, Path(folder), options.clients, 48, 1.0, 20, 60, lambda line: print(line, flush=True))
+        running = soak(lives, Path(folder), options.clients, 48, 64, 1.0, 20, 60, lambda line: print(line, flush=True))
         verdict = asyncio.run(running)
         if verdict.problems:
             for log in sorted(Path(folder).glob("*.log")):

@@ -71,7 +71,7 @@ class Habits:
         await client.ask(self.sound(self._numbers.randrange(20, 60)), request_size=self._numbers.choice([1, 1, 3]))
 
     async def long(self, client: Client) -> None:
-        await client.ask(self.sound(self._numbers.randrange(100, 300)))
+        await client.ask(self.sound(self._numbers.randrange(2 * self._max_queue, 5 * self._max_queue)))
 
     async def burst(self, client: Client) -> None:
         await asyncio.gather(*(client.ask([item]) for item in self.sound(2 * self._max_queue)))

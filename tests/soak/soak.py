@@ -24,11 +24,9 @@ from .habits import Habits
 from .lives import Life, Lives
 from .questions import Questions, encode
 
-MAX_QUEUE = 64
 _MAX_MESSAGE_MB = 16
 _SETTINGS = {
     "allowed_hosts": "127.0.0.1",
-    "max_queue": MAX_QUEUE,
     "max_message_mb": _MAX_MESSAGE_MB,
     "fetch_timeout_s": 3,
     "max_fetches": 16,
@@ -71,6 +69,7 @@ async def soak(
     folder: Path,
     clients: int,
     pictures: int,
+    max_queue: int,
     sample_s: float,
     rotation_s: float,
     stock_client_s: float,
@@ -83,6 +82,7 @@ async def soak(
         folder: for tokens and logs; exists.
         clients: at the same time.
         pictures: that are asked about.
+        max_queue: of the service; bursts and long requests are as large as to fill it.
         sample_s: seconds between two looks at the process.
         rotation_s: seconds between two rotations of the token.
         stock_client_s: seconds between two uses of jina's own client.
@@ -95,7 +95,7 @@ async def soak(
 
     def start() -> Service:
         log = folder / f"life-{next(logs) + 1}.log"
-        return Service(port, log, auth_tokens_file=folder / "tokens", **_SETTINGS)
+        return Service(port, log, auth_tokens_file=folder / "tokens", max_queue=max_queue, **_SETTINGS)
 
     running = Lives(lives, start, sample_s)
     asking = Asking(port, tokens, tally, lambda: running.was_killed)
@@ -104,7 +104,7 @@ async def soak(
         living = asyncio.create_task(running.run())
         serving_first = asyncio.create_task(running.is_serving.wait())
         await asyncio.wait([living, serving_first], return_when=asyncio.FIRST_COMPLETED)
-        habits = [Habits(questions, urls, MAX_QUEUE, _MAX_MESSAGE_MB, seed) for seed in range(clients)]
+        habits = [Habits(questions, urls, max_queue, _MAX_MESSAGE_MB, seed) for seed in range(clients)]
         over = running.is_over
         tasks = [asyncio.create_task(asking.client(habit, over)) for habit in habits]
         tasks.append(asyncio.create_task(asking.rotate(habits[0], rotation_s, over)))
@@ -193,7 +193,7 @@ class Asking:
                     await process.wait()
             reply = json.loads(output.splitlines()[-1]) if output else {"failed": "no output"}
             again = self._judge_stock_client(reply, expected, token)
-            if await _wait(over, 0.5 if again else every_s):
+            if await _wait(over, 0.5 if again else every_s) and not again:
                 return
 
     def _judge_stock_client(self, reply: dict, expected: list, token: str) -> bool:
