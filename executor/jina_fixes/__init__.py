@@ -11,6 +11,7 @@ import jina
 
 from ..errors import StartupError
 from .gateways import cancel_what_a_gateway_has_sent, keep_order_behind_a_gateway
+from .messages import count_no_bytes_in_the_environment
 from .replies import refuse_before_documents_are_read, tell_clients_no_more_than_they_need
 from .server import serve_as_the_executor_says
 from .streams import overlap_requests_of_a_stream
@@ -50,5 +51,6 @@ MENDS: tuple[Callable[[], None], ...] = (
     cancel_what_a_gateway_has_sent,
     tell_clients_no_more_than_they_need,
     refuse_before_documents_are_read,
+    count_no_bytes_in_the_environment,
     serve_as_the_executor_says,
 )
