@@ -1,6 +1,6 @@
 """What is left of the service when it is asked for several times what it can do.
 
-    python -m benchmarks.overload [--seconds 15] [--times 0.95 4] [--max-queue 64] [--rounds 2]
+    python -m benchmarks.overload [--seconds 15] [--times 0.95 4] [--max-queue 64] [--rounds 2] [--capacity 160]
 
 First a closed loop of 32 clients measures what the service can do: its capacity. Then questions arrive at random (a
 Poisson process, whatever the service does) at so many times the capacity. Goodput is what counts: right answers per
@@ -84,7 +84,7 @@ def measure(options: argparse.Namespace, folder: Path, cases: Path) -> list[dict
     with _serving(options, folder) as (service, memory):
         common = ["--port", str(service.port), "--workload", str(cases), "--seconds", str(options.seconds)]
         cells = [_ask([*common, "--concurrency", str(_CLIENTS)]) | {"times": None, "memory_mb": memory.most()}]
-        capacity = cells[0]["answers_per_s"]
+        capacity = options.capacity or cells[0]["answers_per_s"]
         for times in options.times:
             cell = _ask([*common, "--warm-up", "0", "--rate", str(times * capacity)])
             cells.append(cell | {"times": times, "memory_mb": memory.most()})
@@ -150,6 +150,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--model", type=lambda text: Path(text).resolve(), default=CHECKPOINT, help="directory of the checkpoint")
     add("--times", type=float, nargs="+", default=[0.95, 4.0], help="of the capacity; the first is the standard")
+    add("--capacity", type=float, help="questions per second, where other work disturbs its measurement")
     add("--seconds", type=float, default=15.0, help="per load (default: %(default)s)")
     add("--rounds", type=int, default=2, help="default: %(default)s")
     add("--max-queue", type=int, default=64, help="documents in the service at a time (default: %(default)s)")

@@ -41,6 +41,7 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self._most = most
         self._in_progress = 0
         self._is_draining = False
+        self._handlers: dict[str, Any] = {}
         self._none_left = asyncio.Event()
         self._too_many = refusal(
             grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -64,7 +65,9 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             return self._shutting_down
         if self._in_progress >= self._most:
             return self._too_many
-        return self._counted(handler)
+        if details.method not in self._handlers:
+            self._handlers[details.method] = self._counted(handler)  # only methods that exist come here
+        return self._handlers[details.method]
 
     async def drain(self, timeout_s: float) -> int:
         """Refuses new calls with UNAVAILABLE and waits for the end of the others. Returns how many have not ended."""
