@@ -8,7 +8,7 @@ import random
 import re
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -186,7 +186,7 @@ class Client:
 
     async def _replies(
         self, items: Sequence[Item], parameters: Mapping[str, Any] | None, request_size: int | None, token: str
-    ) -> AsyncIterator[tuple[Sequence[Item], bytes]]:
+    ) -> AsyncGenerator[tuple[Sequence[Item], bytes], None]:
         if request_size is None:
             yield items, await self._unary(encode(items, parameters), metadata=_metadata(token), timeout=_GIVE_UP_S)
             return

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -25,7 +26,7 @@ from .lives import Life, Lives
 from .questions import Questions, encode
 
 _MAX_MESSAGE_MB = 16
-_SETTINGS = {
+_SETTINGS: dict[str, Any] = {
     "allowed_hosts": "127.0.0.1",
     "max_message_mb": _MAX_MESSAGE_MB,
     "fetch_timeout_s": 3,
