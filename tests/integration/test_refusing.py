@@ -20,9 +20,10 @@ def full(tiny_t5, monkeypatch, picture) -> Iterator[tuple[HeldService, grpc.Chan
         grpc.insecure_channel(f"127.0.0.1:{held.port}") as channel,
     ):
         stub = jina_pb2_grpc.JinaSingleDataRequestRPCStub(channel)
-        stub.process_single_data.future(as_request(numbered(picture, 0)), TIMEOUT_S)
+        inside = stub.process_single_data.future(as_request(numbered(picture, 0)), TIMEOUT_S)
         assert held.engine.entered.acquire(timeout=TIMEOUT_S)
         yield held, channel
+        inside.cancel()
 
 
 @pytest.mark.parametrize("kind", ["unary", "stream"])

@@ -17,6 +17,7 @@ was cut without a kill -9, the process did not end as it must, or memory, descri
 import argparse
 import asyncio
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -37,6 +38,7 @@ def main() -> int:
         del os.environ[name]
     lives = plan(60 * options.minutes)
     with tempfile.TemporaryDirectory() as folder:
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # so that the service ends too
         running = soak(lives, Path(folder), options.clients, 48, 64, 1.0, 20, 60, lambda line: print(line, flush=True))
         verdict = asyncio.run(running)
         if verdict.problems:
