@@ -39,7 +39,7 @@ def main() -> int:
     lives = plan(60 * options.minutes)
     with tempfile.TemporaryDirectory() as folder:
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # so that the service ends too
-        running = soak(lives, Path(folder), options.clients, 48, 64, 1.0, 20, 60, lambda line: print(line, flush=True))
+        running = soak(lives, Path(folder), options.clients, 16, 64, 1.0, 20, 60, lambda line: print(line, flush=True))
         verdict = asyncio.run(running)
         if verdict.problems:
             for log in sorted(Path(folder).glob("*.log")):

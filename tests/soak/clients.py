@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from jina.proto import jina_pb2
 
 from .questions import Failed, Item, decode, encode
 
@@ -30,6 +31,8 @@ _OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 500),
 ]
 _REFUSED_AT_THE_DOOR = ("shutting down", "starting", "failed to connect", "Connection refused")
+_NOT_SENT = "Internal error from Core"
+"""What grpc.aio says in the client itself where a stream's first message could not be handed to a connection."""
 _TELLING = re.compile(r"Traceback|File \"|\.py\b|site-packages|0x[0-9a-f]{6}|(?<![\w:/])/[\w.-]+/[\w.-]+")
 """What no client may read: tracebacks, modules, addresses in memory, paths."""
 
@@ -128,12 +131,19 @@ class Client:
                 await asyncio.sleep(wait_s * random.uniform(1, 1.5))
 
     async def refused(self, request: bytes, code: grpc.StatusCode | None, token: str | None) -> None:
-        """Sends a request that must be refused: with a status, or in its header where `code` is None."""
+        """Sends a request that must be refused: with a status, or in its header where `code` is None.
+
+        A full service may say so of the documents in it before it finds out; then it is sent again.
+        """
         while True:
             try:
                 reply = await self._unary(
                     request, metadata=_metadata(token or self._tokens.current), timeout=_GIVE_UP_S
                 )
+                if _is_overloaded(reply):
+                    self._tally.retries["OVERLOADED"] += 1
+                    await asyncio.sleep(1)
+                    continue
                 decode(reply, [])
             except grpc.RpcError as error:
                 if error.code() is not code:
@@ -143,6 +153,8 @@ class Client:
                         continue
                     return
                 self._tally.read(error.details() or "")
+            except ValueError as error:
+                self._tally.violation(f"a request was let in that must be refused with {code}: {error}")
             except Failed as error:
                 self._tally.read(str(error))
                 if code is not None or not str(error).startswith("INVALID_"):
@@ -241,6 +253,9 @@ class Client:
                 return 0.3
             self._tally.violation(f"a call was cut: {details}")
             return 0.3
+        if code is grpc.StatusCode.INTERNAL and details == _NOT_SENT:
+            self._tally.retries["not sent"] += 1
+            return 0.3
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED and details.startswith("OVERLOADED"):
             self._tally.retries["too many calls"] += 1
             return 1.0
@@ -249,6 +264,11 @@ class Client:
             return 0.0
         self._tally.violation(f"a call ended with {code.name}: {details}")
         return None
+
+
+def _is_overloaded(reply: bytes) -> bool:
+    documents = jina_pb2.DataRequestProto.FromString(reply).data.docs.docs
+    return any(document.data["error"].text.startswith("OVERLOADED") for document in documents)
 
 
 def _metadata(token: str) -> tuple[tuple[str, str], ...]:
