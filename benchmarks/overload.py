@@ -25,7 +25,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 from benchmarks import workload
@@ -115,12 +115,15 @@ def summarise(rounds: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
             row[name] = sum(cell[name] for cell in cells)
         row["errors"] = sum(cell["errors"] - cell["refused"] for cell in cells)
         rows.append(row)
+    first, *others = dict.fromkeys(row["times"] for row in rows[1:])
     ratios = {
-        f"{row['times']:g}": median(cells[place]["answers_per_s"] / cells[1]["answers_per_s"] for cells in rounds)
-        for place, row in enumerate(rows)
-        if place > 1
+        f"{times:g}": median(_goodput(cells, times) / _goodput(cells, first) for cells in rounds) for times in others
     }
     return {"cells": rows, "goodput_ratio": ratios}
+
+
+def _goodput(cells: Sequence[dict[str, Any]], times: float) -> float:
+    return mean(cell["answers_per_s"] for cell in cells if cell["times"] == times)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

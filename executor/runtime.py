@@ -26,7 +26,7 @@ _LAST_ANSWERS_S = 1.0
 """Between a lost device and the end: what was in flight gets its error, and health checks see NOT_SERVING."""
 
 
-class _NotYet(grpc.GenericRpcHandler):  # type: ignore[misc]
+class _NotYet(grpc.GenericRpcHandler):
     """Ends every call with UNAVAILABLE. gRPC itself would say UNIMPLEMENTED, after which no client tries again."""
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:

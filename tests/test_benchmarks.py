@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks import summary, workload
+from benchmarks import overload, summary, workload
 from benchmarks.load_generator import _Outcome, percentiles, summarise
 from benchmarks.wire import decode, encode
 from demo.service import CHECKPOINT, ROOT
@@ -131,3 +131,19 @@ def test_the_table_has_a_row_for_each_server_and_load():
     assert lines[2].startswith("| ours | 32 | 20.0 (20.0 to 20.0) | 10.0 | - | - | 4.0 | 0 | 0 | - |")
     assert lines[4].endswith("| 2.00 |")
     assert "| ray | 5/s |" in lines[5]
+
+
+def test_goodput_is_compared_within_each_round():
+    def loaded(times, answers_per_s):
+        fields = {"times": times, "rate": times, "memory_mb": 1.0, "cores": 0.1, "answered": 1, "refused": 2}
+        latencies = {"latency_ms": {"p50": 1.0, "p99": 2.0}, "refused_ms": {}}
+        return fields | latencies | {"answers_per_s": answers_per_s, "wrong": 0, "errors": 3}
+
+    rounds = [
+        [loaded(None, 99.0), loaded(1.0, whole), loaded(4.0, part)] for whole, part in ((10, 5), (20, 12), (5, 4))
+    ]
+    summed = overload.summarise(rounds)
+    assert summed["goodput_ratio"] == {"4": 0.6}
+    assert [row["answers_per_s"] for row in summed["cells"]] == [99.0, 10, 5]
+    assert (summed["cells"][2]["refused"], summed["cells"][2]["errors"]) == (6, 3)
+    assert len(overload.table(summed["cells"]).splitlines()) == 5
