@@ -31,8 +31,8 @@ _OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 500),
 ]
 _REFUSED_AT_THE_DOOR = ("shutting down", "starting", "failed to connect", "Connection refused")
-_NOT_SENT = "Internal error from Core"
-"""No status of the service: grpc.aio says so in the client, where a connection ends while it begins a call."""
+NOT_SENT = "Internal error from Core"
+"""No status of the service: grpc.aio says so in the client, where a message could not be sent (SendMessageOperation)."""
 _TELLING = re.compile(r"Traceback|File \"|\.py\b|site-packages|0x[0-9a-f]{6}|(?<![\w:/])/[\w.-]+/[\w.-]+")
 """What no client may read: tracebacks, modules, addresses in memory, paths."""
 
@@ -253,7 +253,7 @@ class Client:
                 return 0.3
             self._tally.violation(f"a call was cut: {details}")
             return 0.3
-        if code is grpc.StatusCode.INTERNAL and details == _NOT_SENT:
+        if code is grpc.StatusCode.INTERNAL and details == NOT_SENT:
             self._tally.retries["not sent"] += 1
             return 0.3
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED and details.startswith("OVERLOADED"):

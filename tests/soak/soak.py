@@ -20,7 +20,7 @@ import grpc
 from demo.service import ROOT, Service, free_port
 from tests.hostile import Answer, Request, respond, response, serving
 
-from .clients import Client, Tally, Tokens
+from .clients import NOT_SENT, Client, Tally, Tokens
 from .habits import Habits
 from .lives import Life, Lives
 from .questions import Questions, encode
@@ -200,6 +200,9 @@ class Asking:
     def _judge_stock_client(self, reply: dict, expected: list, token: str) -> bool:
         """Whether it must ask again."""
         failed = reply.get("failed")
+        if failed is not None and NOT_SENT in failed:
+            self._tally.retries["stock client, not connected"] += 1
+            return True
         self._tally.read(failed or "")
         if failed is None and any(error.startswith("OVERLOADED") for _, error in reply["answers"]):
             self._tally.retries["stock client, OVERLOADED"] += 1
