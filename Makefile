@@ -17,6 +17,9 @@ PIP_INSTALL := .venv/bin/python -m pip install --disable-pip-version-check $(if 
 # Options for the programs below, for example `make test ARGS='-k batch'`.
 ARGS ?=
 
+# Of `make soak`.
+MINUTES ?= 30
+
 # jina reports every start to a public host unless this is set.
 export JINA_OPTOUT_TELEMETRY := 1
 
@@ -24,7 +27,7 @@ export JINA_OPTOUT_TELEMETRY := 1
 # but on which Jina does not install.
 BENCH_PYTHON ?= .venv/bin/python
 
-.PHONY: help demo serve test lint format lock train evaluate soak fuzz bench bench-gpu clean
+.PHONY: help demo serve test lint format lock train evaluate soak soak-images fuzz bench overload bench-gpu clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -59,7 +62,10 @@ train: .venv/.runtime ## Train the demo checkpoint anew (about an hour on two CP
 evaluate: .venv/.runtime ## Measure the demo checkpoint on fresh pictures
 	.venv/bin/python -m demo.evaluate $(ARGS)
 
-soak: .venv/.dev ## Fail to load 10,000 pictures in every way, and show that nothing is left behind
+soak: .venv/.dev ## A service under load, faults and restarts: nothing lost, nothing wrong, nothing grows (MINUTES=30)
+	.venv/bin/python -m tests.soak --minutes $(MINUTES) $(ARGS)
+
+soak-images: .venv/.dev ## Fail to load 10,000 pictures in every way, and show that nothing is left behind
 	.venv/bin/python -m tests.soak_images --failures 10000 $(ARGS)
 
 fuzz: .venv/.dev ## Coverage-guided fuzzing of pictures and references, ten minutes each (installs atheris)
@@ -73,6 +79,9 @@ bench: .venv/.runtime ## Benchmarks of the engine, of loading pictures and of st
 	.venv/bin/python -m benchmarks.agreement
 	.venv/bin/python -m benchmarks.load
 	.venv/bin/python -m benchmarks.images
+
+overload: .venv/.runtime ## Goodput at four times what the service can do
+	.venv/bin/python -m benchmarks.overload $(ARGS)
 
 bench-gpu: $(if $(filter .venv/%,$(BENCH_PYTHON)),.venv/.runtime) ## The engine on a GPU: the full architecture, random weights
 	$(BENCH_PYTHON) -m benchmarks.agreement --compile off graphs max

@@ -26,6 +26,7 @@ from benchmarks import wire
 
 _DRAIN_S = 60
 """For questions that are in flight when the seconds are over; who has no answer by then is an error."""
+_REFUSED = "OVERLOADED"
 
 
 @dataclass
@@ -35,7 +36,10 @@ class Cell:
     Attributes:
         answers_per_s: right answers within the seconds.
         wrong: answers that were not transformers' own.
-        errors: questions without an answer.
+        errors: questions without an answer, refused ones among them.
+        refused: questions that were told OVERLOADED.
+        refused_ms: how long it took to tell them.
+        cores: of the machine that this process took meanwhile.
         reason: of the first error, or the first wrong answer.
     """
 
@@ -48,6 +52,9 @@ class Cell:
     wrong: int
     errors: int
     latency_ms: dict[str, float] = field(default_factory=dict)
+    refused: int = 0
+    refused_ms: dict[str, float] = field(default_factory=dict)
+    cores: float = 0.0
     reason: str = ""
 
 
@@ -114,7 +121,7 @@ def summarise(
         begun: when the cell began, on the clock of the outcomes.
     """
     right_in_time, wrong, errors, reason = 0, 0, 0, ""
-    latencies = []
+    latencies, refusals = [], []
     for outcome in outcomes:
         try:
             if outcome.reply is None:
@@ -122,6 +129,8 @@ def summarise(
             answer = wire.decode(protocol, outcome.reply)
         except (ValueError, LookupError) as error:
             errors, reason = errors + 1, reason or str(error)[:300]
+            if _REFUSED in str(error):
+                refusals.append((outcome.done - outcome.due) * 1000)
             continue
         latencies.append((outcome.done - outcome.due) * 1000)
         if answer != answers[outcome.case]:
@@ -134,6 +143,8 @@ def summarise(
         "wrong": wrong,
         "errors": errors,
         "latency_ms": percentiles(latencies),
+        "refused": len(refusals),
+        "refused_ms": percentiles(refusals),
         "reason": reason,
     }
 
@@ -169,14 +180,15 @@ async def measure(
         asker = Asker(ask, requests)
         await asker.closed(32, warm_up_s)
         for concurrency, rate in ways:
-            start, begun = time.time(), time.perf_counter()
+            start, begun, used = time.time(), time.perf_counter(), time.process_time()
             if concurrency is not None:
                 outcomes = await asker.closed(concurrency, seconds)
             else:
                 assert rate is not None
                 outcomes = await asker.open(rate, seconds)
+            cores = (time.process_time() - used) / (time.perf_counter() - begun)
             summary = summarise(protocol, answers, outcomes, begun, seconds)
-            cells.append(Cell(concurrency, rate, start, start + seconds, **summary))
+            cells.append(Cell(concurrency, rate, start, start + seconds, cores=cores, **summary))
     return cells
 
 

@@ -40,6 +40,12 @@ class Admission:
     def bytes(self) -> int:
         return self._bytes
 
+    def refusal(self) -> RequestError | None:
+        """What a document that comes now would be told: `OVERLOADED`; None where there is room for it."""
+        if self._documents < self._max_documents:
+            return None
+        return self._overloaded(f"{self._max_documents} documents are in the service (max_queue)")
+
     @contextmanager
     def request(self, size: int) -> Iterator[None]:
         """Holds the memory of a request.
@@ -65,8 +71,8 @@ class Admission:
         Raises:
             RequestError: `OVERLOADED`.
         """
-        if self._documents >= self._max_documents:
-            raise self._overloaded(f"{self._max_documents} documents are in the service (max_queue)")
+        if (refusal := self.refusal()) is not None:
+            raise refusal
         self._documents += 1
         since = time.monotonic()
         try:

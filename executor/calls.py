@@ -62,6 +62,7 @@ class Calls(grpc.aio.ServerInterceptor):
         self._most = most
         self._in_progress = 0
         self._is_draining = False
+        self._handlers: dict[str, Any] = {}
         self._none_left = asyncio.Event()
         self._too_many = refusal(
             grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -85,7 +86,9 @@ class Calls(grpc.aio.ServerInterceptor):
             return self._shutting_down
         if self._in_progress >= self._most:
             return self._too_many
-        return self._counted(handler)
+        if details.method not in self._handlers:
+            self._handlers[details.method] = self._counted(handler)  # only methods that exist come here
+        return self._handlers[details.method]
 
     async def drain(self, timeout_s: float) -> int:
         """Refuses new calls with UNAVAILABLE and waits for the end of the others. Returns how many have not ended."""

@@ -122,6 +122,11 @@ class Blip2Executor(Executor):
                 response.error = str(error)
         return DocList[Response](responses)
 
+    def refusal(self) -> str | None:
+        """What every document of a request that comes now would be told; None where there is room for one."""
+        refusal = self._admission.refusal()
+        return None if refusal is None else str(refusal)
+
     def explain(self, error: BaseException | None) -> str:
         """What a client reads of a request that failed as a whole. What it must not read goes to the log."""
         if isinstance(error, ValueError) and "Fail to serialize" in str(error):  # protobuf's, of NaN and infinity

@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import Any
@@ -27,8 +27,20 @@ _LAST_ANSWERS_S = 1.0
 """Between a lost device and the end: what was in flight gets its error, and health checks see NOT_SERVING."""
 
 
+class _NotYet(grpc.GenericRpcHandler):
+    """Ends every call with UNAVAILABLE. gRPC itself would say UNIMPLEMENTED, after which no client tries again."""
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        return grpc.stream_stream_rpc_method_handler(self._refuse)
+
+    @staticmethod
+    def _refuse(_: object, context: grpc.ServicerContext) -> Iterator[Any]:
+        context.abort(grpc.StatusCode.UNAVAILABLE, "the service is starting; try again in some seconds.")
+        yield
+
+
 class LoadingPort:
-    """Holds the port while the model is loaded, and says NOT_SERVING on it.
+    """Holds the port while the model is loaded: health checks see NOT_SERVING, other calls UNAVAILABLE.
 
     Raises:
         OSError: the port cannot be bound.
@@ -44,6 +56,7 @@ class LoadingPort:
             ThreadPoolExecutor(1, thread_name_prefix="loading"), options=(("grpc.so_reuseport", 0),)
         )
         health_pb2_grpc.add_HealthServicer_to_server(health, self._server)
+        self._server.add_generic_rpc_handlers((_NotYet(),))
         self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
         self._server.start()
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks import summary, workload
+from benchmarks import overload, summary, workload
 from benchmarks.load_generator import _Outcome, percentiles, summarise
 from benchmarks.wire import decode, encode
 from demo.service import CHECKPOINT, ROOT
@@ -69,6 +69,18 @@ def test_only_right_answers_within_the_seconds_count():
     assert summed["reason"] == "'two' instead of 'three'"
 
 
+def test_who_was_refused_is_an_error_with_a_latency_of_its_own():
+    outcomes = [
+        _Outcome(0, 0.0, 0.001, None, "AioRpcError: OVERLOADED: 2 calls are in progress"),
+        _Outcome(0, 0.0, 0.5, None, "TimeoutError: "),
+        _Outcome(0, 0.0, 1.0, reply("two")),
+    ]
+    summed = summarise("ray", ["two"], outcomes, begun=0.0, seconds=2.0)
+    assert (summed["answered"], summed["errors"], summed["refused"]) == (1, 2, 1)
+    assert summed["refused_ms"]["p99"] == 1.0
+    assert summed["latency_ms"]["p50"] == 1000.0
+
+
 def test_percentiles_lie_between_observations():
     assert percentiles([float(number) for number in range(101)]) == {"p50": 50.0, "p95": 95.0, "p99": 99.0}
     assert percentiles([1.0]) == {"p50": 1.0, "p95": 1.0, "p99": 1.0}
@@ -119,3 +131,19 @@ def test_the_table_has_a_row_for_each_server_and_load():
     assert lines[2].startswith("| ours | 32 | 20.0 (20.0 to 20.0) | 10.0 | - | - | 4.0 | 0 | 0 | - |")
     assert lines[4].endswith("| 2.00 |")
     assert "| ray | 5/s |" in lines[5]
+
+
+def test_goodput_is_compared_within_each_round():
+    def loaded(times, answers_per_s):
+        fields = {"times": times, "rate": times, "memory_mb": 1.0, "cores": 0.1, "answered": 1, "refused": 2}
+        latencies = {"latency_ms": {"p50": 1.0, "p99": 2.0}, "refused_ms": {}}
+        return fields | latencies | {"answers_per_s": answers_per_s, "wrong": 0, "errors": 3}
+
+    rounds = [
+        [loaded(None, 99.0), loaded(1.0, whole), loaded(4.0, part)] for whole, part in ((10, 5), (20, 12), (5, 4))
+    ]
+    summed = overload.summarise(rounds)
+    assert summed["goodput_ratio"] == {"4": 0.6}
+    assert [row["answers_per_s"] for row in summed["cells"]] == [99.0, 10, 5]
+    assert (summed["cells"][2]["refused"], summed["cells"][2]["errors"]) == (6, 3)
+    assert len(overload.table(summed["cells"]).splitlines()) == 5

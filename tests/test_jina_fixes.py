@@ -1,5 +1,6 @@
 """When Jina is mended; what each mend does is shown over sockets in integration/test_streams.py."""
 
+import os
 import subprocess
 import sys
 
@@ -44,3 +45,18 @@ def test_the_tested_jina_is_the_one_that_is_installed_and_required():
     assert jina.__version__ == jina_fixes.TESTED
     assert f'"jina=={jina_fixes.TESTED}"' in (ROOT / "pyproject.toml").read_text()
     assert f"\njina=={jina_fixes.TESTED}\n" in (ROOT / "requirements.txt").read_text()
+
+
+def test_messages_leave_no_trace_in_the_environment(monkeypatch):
+    from jina.proto.serializer import DataRequestProto
+    from jina.types.request.data import DataRequest
+
+    for name in ("JINA_GRPC_SEND_BYTES", "JINA_GRPC_RECV_BYTES"):
+        monkeypatch.delenv(name, raising=False)
+    request = DataRequest()
+    request.header.exec_endpoint = "/vqa"
+    sent = DataRequestProto.SerializeToString(request)
+    received = DataRequestProto.FromString(sent)
+    assert DataRequestProto.SerializeToString(received) == sent
+    assert received.header.exec_endpoint == "/vqa"
+    assert not [name for name in os.environ if name.startswith("JINA_GRPC_")]

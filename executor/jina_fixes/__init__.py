@@ -15,7 +15,8 @@ from .gateways import (
     end_a_gateway_that_is_not_let_in,
     keep_order_behind_a_gateway,
 )
-from .replies import tell_clients_no_more_than_they_need
+from .messages import count_no_bytes_in_the_environment
+from .replies import refuse_before_documents_are_read, tell_clients_no_more_than_they_need
 from .server import serve_as_the_executor_says
 from .streams import overlap_requests_of_a_stream
 
@@ -54,5 +55,7 @@ MENDS: tuple[Callable[[], None], ...] = (
     cancel_what_a_gateway_has_sent,
     end_a_gateway_that_is_not_let_in,
     tell_clients_no_more_than_they_need,
+    refuse_before_documents_are_read,
+    count_no_bytes_in_the_environment,
     serve_as_the_executor_says,
 )

@@ -1,6 +1,8 @@
-"""What a client is told when a request as a whole fails."""
+"""What a client is told when a request as a whole fails, or is refused."""
 
 from typing import Any
+
+from google.protobuf.message import DecodeError
 
 
 def tell_clients_no_more_than_they_need() -> None:
@@ -24,3 +26,47 @@ def tell_clients_no_more_than_they_need() -> None:
         request.header.status.description = explain(ex)
 
     Request.add_exception = add_exception
+
+
+def refuse_before_documents_are_read() -> None:
+    """Reading documents, and writing the answers', is most of what a request costs Jina beside the model.
+
+    A service that is asked for more than it can do would spend its time on that. An Executor with a method `refusal`
+    is asked first: what it returns becomes the `error` of each document, under its own id, and nothing else is done.
+    """
+    from jina.serve.runtimes.worker.request_handling import WorkerRequestHandler
+
+    process = WorkerRequestHandler.process_data
+
+    async def process_data(self: Any, requests: list[Any], context: Any, *args: Any, **kwargs: Any) -> Any:
+        refusal = getattr(self._executor, "refusal", None)
+        error = refusal() if refusal is not None else None
+        if error is not None and (refused := _refused(requests[0], error)) is not None:
+            return refused
+        return await process(self, requests, context, *args, **kwargs)
+
+    WorkerRequestHandler.process_data = process_data
+
+
+def _refused(request: Any, error: str) -> Any:
+    """The reply to a request; None where it cannot be read or has no documents, which is left to Jina."""
+    from jina.proto import jina_pb2
+    from jina.types.request.data import DataRequest
+
+    try:
+        # Not by way of the request, which would take what it has read for all there is.
+        buffer = request.buffer
+        reply = request.proto_with_data if buffer is None else jina_pb2.DataRequestProto.FromString(buffer)
+    except DecodeError:
+        return None
+    ids = [document.data["id"].text if "id" in document.data else None for document in reply.data.docs.docs]
+    if not ids:
+        return None
+    reply.data.Clear()
+    for document_id in ids:
+        fields = reply.data.docs.docs.add().data
+        if document_id is not None:
+            fields["id"].text = document_id
+        fields["answer"].text = ""
+        fields["error"].text = error
+    return DataRequest(reply)

@@ -1,0 +1,59 @@
+"""The short form of the soak, and what it makes of a service that grows or ends wrongly."""
+
+import asyncio
+import signal
+
+import pytest
+
+from tests.soak.lives import Life, Sample
+from tests.soak.soak import soak
+
+
+def test_nothing_is_lost_or_wrong_under_load_faults_and_restarts(tmp_path):
+    lives = [Life(4, signal.SIGTERM), Life(1.5, signal.SIGKILL), Life(1, signal.SIGTERM)]
+    lines: list[str] = []
+    verdict = asyncio.run(
+        soak(
+            lives,
+            tmp_path,
+            3,
+            pictures=6,
+            max_queue=16,
+            sample_s=0.5,
+            rotation_s=2,
+            stock_client_s=30,
+            report=lines.append,
+            report_s=2,
+        )
+    )
+    assert not verdict.problems, "\n".join([verdict.table(), *verdict.problems])
+    assert [life.status for life in lives] == [0, -signal.SIGKILL, 0]
+    counts, retries = verdict.tally.counts, verdict.tally.retries
+    for name in ("right", "expected errors", "cancelled", "expired", "token rotations", "stock client right"):
+        assert counts[name], verdict.table()
+    assert retries["OVERLOADED"], verdict.table()
+    assert lines
+
+
+@pytest.mark.parametrize(("grows", "faults"), [("megabytes", 1), ("descriptors", 1), ("threads", 1), (None, 0)])
+def test_a_life_in_which_something_grows_is_faulty(grows, faults):
+    samples = [
+        {"megabytes": 500.0, "descriptors": 50, "threads": 20} | ({grows: 500 + 10 * number} if grows else {})
+        for number in range(30)
+    ]
+    life = Life(30, signal.SIGTERM, [Sample(**sample) for sample in samples], status=0)
+    assert len(life.faults()) == faults
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "by_itself", "faults"),
+    [
+        (signal.SIGTERM, 0, False, 0),
+        (signal.SIGTERM, 1, False, 1),
+        (signal.SIGTERM, -9, False, 1),
+        (signal.SIGTERM, 0, True, 1),
+        (signal.SIGKILL, -9, False, 0),
+    ],
+)
+def test_a_life_that_ends_otherwise_than_it_must_is_faulty(end, status, by_itself, faults):
+    assert len(Life(1, end, [], by_itself, status).faults()) == faults
