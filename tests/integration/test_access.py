@@ -13,11 +13,11 @@ import grpc
 import pytest
 from docarray import DocList
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from jina import Client, Deployment
-from jina.excepts import BadServerFlow, RuntimeFailToStart
+from jina import Client
+from jina.excepts import BadServerFlow
 from jina.proto import jina_pb2_grpc
 
-from demo.service import CHECKPOINT, ROOT, Service, free_port
+from demo.service import CHECKPOINT, ROOT, Service
 from executor import ImagePrompt, Response
 from tests.integration.inprocess import TIMEOUT_S, HeldService, as_request, hold_service, numbered
 from tests.integration.raw import STREAM, UNARY, outcome
@@ -214,28 +214,6 @@ def test_no_token_is_in_the_most_talkative_log_or_in_any_reply(tmp_path, monkeyp
     assert "recvaprocess_datarequest" in told  # it is the most talkative
     assert "theformertokensstayvalid" in told
     assert not re.search(f"{TOKEN}|{ROTATED}|{NEW}|short-secret", told)
-
-
-@pytest.mark.usefixtures("demo_environment")
-def test_a_deployment_without_a_gateway_takes_tokens(monkeypatch, two_cats):
-    monkeypatch.setenv("BLIP2_AUTH_TOKENS", TOKEN)
-    port = free_port()
-    with Deployment(uses=str(ROOT / "config.yml"), port=port, include_gateway=False):
-        prompt = ImagePrompt(img_bytes=two_cats, prompt="how many cats are there?")
-        with pytest.raises(BadServerFlow, match="there is no valid token"):
-            Client(port=port).post("/", inputs=prompt, return_type=DocList[Response])
-        answered = Client(port=port).post("/", inputs=prompt, return_type=DocList[Response], metadata=bearer(TOKEN))
-        assert answered[0].answer == "two"
-
-
-@pytest.mark.usefixtures("demo_environment")
-def test_a_gateway_in_front_of_a_service_with_tokens_does_not_start_and_says_why(monkeypatch, capfd):
-    monkeypatch.setenv("BLIP2_AUTH_TOKENS", TOKEN)
-    with pytest.raises(RuntimeFailToStart), Deployment(uses=str(ROOT / "config.yml"), port=free_port()):
-        pass
-    told = " ".join(capfd.readouterr().out.split())  # the log is wrapped
-    assert "an Executor has auth_tokens, and Jina's gateways send none" in told
-    assert TOKEN not in told
 
 
 @pytest.mark.parametrize(

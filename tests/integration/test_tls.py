@@ -12,8 +12,6 @@ import grpc
 import pytest
 from docarray import DocList
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from jina import Deployment
-from jina.excepts import RuntimeFailToStart
 from jina.proto import jina_pb2_grpc
 
 from demo.service import ROOT, Service, free_port
@@ -170,19 +168,6 @@ def test_python_dash_m_serves_tls_to_the_stock_client(tmp_path, authority, files
         assert served_certificate(service.port) == first_certificate(files[0])
         assert service.stop() == 0
     assert "TLS: the files have changed and are in use" in (tmp_path / "log").read_text()
-
-
-@pytest.mark.usefixtures("demo_environment")
-def test_a_deployment_of_jinas_own_with_tls_does_not_start_and_says_why(files, monkeypatch, capfd):
-    monkeypatch.setenv("BLIP2_TLS_CERT", str(files[0]))
-    monkeypatch.setenv("BLIP2_TLS_KEY", str(files[1]))
-    with (
-        pytest.raises(RuntimeFailToStart),
-        Deployment(uses=str(ROOT / "config.yml"), port=free_port(), include_gateway=False),
-    ):
-        pass
-    told = " ".join(capfd.readouterr().out.split())  # the log is wrapped
-    assert "tls_cert is for `python -m executor`" in told
 
 
 @pytest.mark.parametrize("fault", ["no key is set", "another key"])
