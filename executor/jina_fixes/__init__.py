@@ -10,7 +10,15 @@ from collections.abc import Callable
 import jina
 
 from ..errors import StartupError
+from .gateway_server import connect_anew_after_a_failure, drain_gateways, say_whether_executors_can_be_reached
 from .gateways import cancel_what_a_gateway_has_sent, keep_order_behind_a_gateway
+from .pods import (
+    end_a_worker_with_its_parent_and_its_device,
+    end_pods_at_once_while_they_load,
+    keep_pods_serving,
+    let_a_segfault_end_a_process,
+    look_up_no_public_address,
+)
 from .replies import tell_clients_no_more_than_they_need
 from .server import serve_as_the_executor_says
 from .streams import overlap_requests_of_a_stream
@@ -50,4 +58,12 @@ MENDS: tuple[Callable[[], None], ...] = (
     cancel_what_a_gateway_has_sent,
     tell_clients_no_more_than_they_need,
     serve_as_the_executor_says,
+    let_a_segfault_end_a_process,
+    end_pods_at_once_while_they_load,
+    keep_pods_serving,
+    end_a_worker_with_its_parent_and_its_device,
+    drain_gateways,
+    connect_anew_after_a_failure,
+    say_whether_executors_can_be_reached,
+    look_up_no_public_address,
 )
