@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 from docarray import DocList
-from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 from jina import Executor, requests
 
@@ -22,7 +21,7 @@ from .errors import ErrorCode, RequestError
 from .generation import OPTION_NAMES
 from .images import ImageLoader, RequestImages
 from .model import Blip2Model
-from .schemas import ImagePrompt, Response
+from .schemas import ImagePrompt, Response, UnreadablePrompt
 from .server_policy import ServerPolicy
 from .settings import Settings, keywords_from_settings
 from .turns import RequestTurns, Turns
@@ -125,7 +124,7 @@ class Blip2Executor(Executor):
 
     def explain(self, error: BaseException | None) -> str:
         """What a client reads of a request that failed as a whole. What it must not read goes to the log."""
-        if isinstance(error, json_format.Error):
+        if isinstance(error, ValueError) and "Fail to serialize" in str(error):  # protobuf's, of NaN and infinity
             return str(RequestError(ErrorCode.INVALID_OPTIONS, "a number in 'parameters' is not finite."))
         if isinstance(error, DecodeError):
             return str(RequestError(ErrorCode.INVALID_DOCUMENT, "the request's documents cannot be read."))
@@ -169,7 +168,7 @@ class Blip2Executor(Executor):
             response.error = str(self._unexpected(error, "document"))
 
     async def _answer(self, doc: ImagePrompt, parameters: dict[str, Any], images: RequestImages) -> str:
-        if doc.fault is not None:
+        if isinstance(doc, UnreadablePrompt):
             raise RequestError(ErrorCode.INVALID_DOCUMENT, f"{doc.fault}.")
         with self._batcher.announced():
             own = {name: value for name in ("preset", *OPTION_NAMES) if (value := getattr(doc, name)) is not None}

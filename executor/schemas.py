@@ -8,7 +8,7 @@ from typing import Any
 
 from docarray import BaseDoc
 from docarray.proto import DocProto
-from pydantic import PrivateAttr, ValidationError
+from pydantic import ValidationError
 
 from .findings import explain
 
@@ -39,16 +39,9 @@ class ImagePrompt(BaseDoc):
     top_k: int | None = None
     seed: int | None = None
 
-    _fault: str | None = PrivateAttr(None)
-
-    @property
-    def fault(self) -> str | None:
-        """What a client sent that is not a document like this, in one line; the fields then say nothing."""
-        return self._fault
-
     @classmethod
     def from_protobuf(cls, pb_msg: DocProto) -> "ImagePrompt":
-        """A document of the wire. One that cannot be read has a `fault`, so that it is not the whole request's."""
+        """A document of the wire; an `UnreadablePrompt` where it is none, so that only this document fails."""
         # Not DocArray's own, which checks a client's `ImageUrl` again with this machine's MIME table: in slim
         # containers a `.webp` URL would fail the request. What is a picture, its bytes decide.
         fields: dict[str, Any] = {}
@@ -59,9 +52,17 @@ class ImagePrompt(BaseDoc):
         try:
             return cls(**fields)
         except ValidationError as error:
-            document = cls(id=fields["id"]) if isinstance(fields.get("id"), str) else cls()
-            document._fault = explain(error)
-            return document
+            known = {"id": fields["id"]} if isinstance(fields.get("id"), str) else {}
+            return UnreadablePrompt(**known, fault=explain(error))
+
+
+class UnreadablePrompt(ImagePrompt):
+    """What a client sent that is no `ImagePrompt`.
+
+    `fault` says why, in one line and without the client's own values.
+    """
+
+    fault: str
 
 
 class Response(BaseDoc):

@@ -1,12 +1,15 @@
 """Documents on the wire, as clients of other ages and places send them."""
 
 import mimetypes
+from typing import Any
 
+import numpy as np
 import pytest
 from docarray import BaseDoc, DocList
 from docarray.typing import ImageBytes, ImageUrl
 
 from executor import ErrorCode, ImagePrompt, Response
+from executor.schemas import UnreadablePrompt
 
 
 class ArticlePrompt(BaseDoc):
@@ -70,6 +73,44 @@ def test_missing_fields_are_none():
 
     received = send(Nothing())
     assert (received.img, received.prompt, received.img_bytes) == (None, None, None)
+
+
+class Anything(BaseDoc):
+    id: Any = "7"
+    img: Any = None
+    prompt: Any = None
+    img_bytes: Any = None
+    num_beams: Any = None
+
+
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [
+        ({"prompt": 7}, "'prompt': input should be a valid string"),
+        ({"img": {"url": "http://x"}}, "'img': input should be a valid string"),
+        ({"img": [1.0, 2.0]}, "'img': input should be a valid string"),
+        ({"img_bytes": np.zeros((2, 2))}, "'img_bytes': input should be a valid bytes"),
+        ({"num_beams": "many"}, "'num_beams': input should be a valid integer, unable to parse string as an integer"),
+        ({"num_beams": 1.5}, "'num_beams': input should be a valid integer, got a number with a fractional part"),
+        ({"img": ArticleResponse(answer="s3cret")}, "'img': input should be a valid string"),
+    ],
+    ids=["number", "dict", "list", "array", "text", "fraction", "document"],
+)
+def test_a_field_of_a_wrong_type_is_that_documents_fault_and_its_value_is_not_repeated(fields, fault):
+    sent = DocList[Anything]([Anything(**fields), Anything(prompt="what?")])
+    wrong, right = DocList[ImagePrompt].from_protobuf(sent.to_protobuf())
+    assert isinstance(wrong, UnreadablePrompt)
+    assert (wrong.id, wrong.fault) == ("7", fault)
+    assert (type(right), right.prompt) == (ImagePrompt, "what?")
+
+
+def test_fields_that_the_service_does_not_know_are_passed_over():
+    class Newer(BaseDoc):
+        prompt: str
+        colour: str
+
+    received = send(Newer(prompt="what?", colour="red"))
+    assert (type(received), received.prompt) == (ImagePrompt, "what?")
 
 
 def test_every_code_is_its_own_name():
