@@ -1,15 +1,21 @@
 """When Jina is mended; what each mend does is shown over sockets in integration/test_streams.py."""
 
+import signal
 import subprocess
 import sys
+import urllib.request
+from types import SimpleNamespace
 
 import jina
 import pytest
+from jina.orchestrate.orchestrator import BaseOrchestrator
+from jina.serve.runtimes import asyncio as runtimes
 from jina.serve.runtimes.worker.request_handling import WorkerRequestHandler
 
 from demo.service import CHECKPOINT, ROOT
 from executor import Blip2Executor, jina_fixes
 from executor.errors import StartupError
+from executor.jina_fixes.pods import drain_timeout_s
 
 
 def test_jina_is_mended_once_though_the_package_is_loaded_twice():
@@ -44,3 +50,24 @@ def test_the_tested_jina_is_the_one_that_is_installed_and_required():
     assert jina.__version__ == jina_fixes.TESTED
     assert f'"jina=={jina_fixes.TESTED}"' in (ROOT / "pyproject.toml").read_text()
     assert f"\njina=={jina_fixes.TESTED}\n" in (ROOT / "requirements.txt").read_text()
+
+
+def test_a_segfault_is_no_request_to_end():
+    assert signal.SIGSEGV not in runtimes.HANDLED_SIGNALS
+    assert signal.SIGTERM in runtimes.HANDLED_SIGNALS
+
+
+def test_nobody_is_asked_for_the_public_address_of_the_machine(monkeypatch):
+    asked = []
+    monkeypatch.setattr(urllib.request, "urlopen", lambda request, **_: asked.append(request))
+    assert BaseOrchestrator().address_public is None
+    assert not asked
+
+
+def test_the_drain_timeout_of_a_process_without_an_executor_is_that_of_its_executor(monkeypatch):
+    assert drain_timeout_s() == 30
+    with_options = SimpleNamespace(env=None, uses_with={"drain_timeout_s": 7})
+    assert drain_timeout_s(with_options) == 7
+    monkeypatch.setenv("BLIP2_DRAIN_TIMEOUT_S", "5")
+    assert drain_timeout_s(with_options) == 5
+    assert drain_timeout_s(SimpleNamespace(env={"BLIP2_DRAIN_TIMEOUT_S": "3"}, uses_with=None)) == 3

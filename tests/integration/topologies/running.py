@@ -31,7 +31,7 @@ class Running:
         self.log: list[str] = []
         self._more = threading.Condition()
         self._is_silent = False
-        environment = {"model": CHECKPOINT, "allowed_hosts": "127.0.0.1", **settings}
+        environment = {"model": CHECKPOINT, "allowed_hosts": "127.0.0.1", "fetch_timeout_s": 120, **settings}
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "tests.integration.topologies.program"),
