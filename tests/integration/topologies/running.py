@@ -38,7 +38,9 @@ class Running:
                 *(how, str(self.port), *([str(uses)] if uses else [])),
             ],
             cwd=ROOT,
-            env=os.environ | {f"BLIP2_{name.upper()}": str(value) for name, value in environment.items()},
+            env=os.environ
+            | {"COLUMNS": "200"}  # of the log
+            | {f"BLIP2_{name.upper()}": str(value) for name, value in environment.items()},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
