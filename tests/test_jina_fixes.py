@@ -15,7 +15,7 @@ from jina.serve.runtimes.worker.request_handling import WorkerRequestHandler
 from demo.service import CHECKPOINT, ROOT
 from executor import Blip2Executor, jina_fixes
 from executor.errors import StartupError
-from executor.jina_fixes.pods import drain_timeout_s
+from executor.jina_fixes.keeper import drain_timeout_s
 
 
 def test_jina_is_mended_once_though_the_package_is_loaded_twice():

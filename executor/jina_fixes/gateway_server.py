@@ -10,7 +10,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ..calls import Calls
-from .pods import drain_timeout_s
+from .keeper import drain_timeout_s
 
 _LAST_BYTES_S = 1.0
 _RETRY_S = 1.0
