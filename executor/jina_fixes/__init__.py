@@ -10,7 +10,12 @@ from collections.abc import Callable
 import jina
 
 from ..errors import StartupError
-from .gateway_server import connect_anew_after_a_failure, drain_gateways, say_whether_executors_can_be_reached
+from .gateway_server import (
+    bear_keepalive_pings,
+    connect_anew_after_a_failure,
+    drain_gateways,
+    say_whether_executors_can_be_reached,
+)
 from .gateways import cancel_what_a_gateway_has_sent, keep_order_behind_a_gateway
 from .pods import (
     end_a_worker_with_its_parent_and_its_device,
@@ -64,6 +69,7 @@ MENDS: tuple[Callable[[], None], ...] = (
     end_a_worker_with_its_parent_and_its_device,
     drain_gateways,
     connect_anew_after_a_failure,
+    bear_keepalive_pings,
     say_whether_executors_can_be_reached,
     look_up_no_public_address,
 )

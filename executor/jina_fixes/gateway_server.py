@@ -22,8 +22,7 @@ _NOT_SHARED = {"grpc.use_local_subchannel_pool": 1}
 def drain_gateways() -> None:
     """A gateway that ends closes its connections to Executors first, and cuts what is in progress.
 
-    Now it says NOT_SERVING, refuses what is new, finishes what is in progress, and then ends. It also takes the keepalive
-    pings of jina's own clients, one in 10 s, for too many where a connection is idle; as the Executors', it bears them.
+    Now it says NOT_SERVING, refuses what is new, finishes what is in progress, and then ends.
     """
     from jina.serve.runtimes.gateway.request_handling import GatewayRequestHandler
     from jina.serve.runtimes.servers.grpc import GRPCServer
@@ -37,7 +36,6 @@ def drain_gateways() -> None:
                 self.calls_in_progress,
                 *(self.grpc_tracing_server_interceptors or ()),
             ]
-            self.grpc_server_options = _PINGS | dict(self.grpc_server_options or {})
         await set_up(self)
 
     async def shutdown(self: Any) -> None:
@@ -52,6 +50,24 @@ def drain_gateways() -> None:
 
     GRPCServer.setup_server = setup_server
     GRPCServer.shutdown = shutdown
+
+
+def bear_keepalive_pings() -> None:
+    """Jina's clients send a keepalive ping every 10 s. A gateway takes that for abuse and cuts idle connections.
+
+    The next request of the client then fails with "Too many pings".
+    """
+    from jina.serve.runtimes.gateway.request_handling import GatewayRequestHandler
+    from jina.serve.runtimes.servers.grpc import GRPCServer
+
+    set_up = GRPCServer.setup_server
+
+    async def setup_server(self: Any) -> None:
+        if isinstance(self._request_handler, GatewayRequestHandler):
+            self.grpc_server_options = _PINGS | dict(self.grpc_server_options or {})
+        await set_up(self)
+
+    GRPCServer.setup_server = setup_server
 
 
 def say_whether_executors_can_be_reached() -> None:
