@@ -45,6 +45,7 @@ async def ask(client: Client, prompt: ImagePrompt, tries: int = 3, pause_s: floa
 
 
 async def _post(client: Client, prompt: ImagePrompt) -> Response:
-    replies = client.post("/", prompt, return_type=DocList[Response])
+    # A stream that is refused at its first message may end with an internal error of gRPC's client instead of the code.
+    replies = client.post("/", prompt, return_type=DocList[Response], stream=False)
     (response,) = [response async for responses in replies for response in responses]
     return response

@@ -56,7 +56,9 @@ class Health:
 
 
 async def post(port: int, prompt: ImagePrompt, **parameters: object) -> Response:
-    replies = Client(port=port, asyncio=True).post("/", prompt, return_type=DocList[Response], parameters=parameters)
+    # A stream that is refused at its first message may end with an internal error of gRPC's client instead of the code.
+    options = {"return_type": DocList[Response], "parameters": parameters, "stream": False}
+    replies = Client(port=port, asyncio=True).post("/", prompt, **options)
     (response,) = [response async for responses in replies for response in responses]
     return response
 
