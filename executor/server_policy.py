@@ -16,7 +16,7 @@ from .errors import StartupError
 from .settings import Settings
 from .tls import Certificates
 
-_SHORTEST_PING_INTERVAL_MS = 5_000
+SHORTEST_PING_INTERVAL_MS = 5_000
 """Between two keepalive pings of a client. Jina's client sends one every 10 s; gRPC's own limit of 5 minutes would cut
 it off, and no limit lets a client keep the service busy with pings."""
 
@@ -64,7 +64,7 @@ class ServerPolicy:
         """Of gRPC's server."""
         return {
             "grpc.max_receive_message_length": self._max_message_bytes,
-            "grpc.http2.min_recv_ping_interval_without_data_ms": _SHORTEST_PING_INTERVAL_MS,
+            "grpc.http2.min_recv_ping_interval_without_data_ms": SHORTEST_PING_INTERVAL_MS,
             "grpc.http2.max_ping_strikes": 2,
             # Two services on one port would each get some of the connections.
             "grpc.so_reuseport": 0,

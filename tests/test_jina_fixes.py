@@ -1,16 +1,22 @@
 """When Jina is mended; what each mend does is shown over sockets in integration/test_streams.py."""
 
 import os
+import signal
 import subprocess
 import sys
+import urllib.request
+from types import SimpleNamespace
 
 import jina
 import pytest
+from jina.orchestrate.orchestrator import BaseOrchestrator
+from jina.serve.runtimes import asyncio as runtimes
 from jina.serve.runtimes.worker.request_handling import WorkerRequestHandler
 
 from demo.service import CHECKPOINT, ROOT
 from executor import Blip2Executor, jina_fixes
 from executor.errors import StartupError
+from executor.jina_fixes.keeper import drain_timeout_s
 
 
 def test_jina_is_mended_once_though_the_package_is_loaded_twice():
@@ -60,3 +66,24 @@ def test_messages_leave_no_trace_in_the_environment(monkeypatch):
     assert DataRequestProto.SerializeToString(received) == sent
     assert received.header.exec_endpoint == "/vqa"
     assert not [name for name in os.environ if name.startswith("JINA_GRPC_")]
+
+
+def test_a_segfault_is_no_request_to_end():
+    assert signal.SIGSEGV not in runtimes.HANDLED_SIGNALS
+    assert signal.SIGTERM in runtimes.HANDLED_SIGNALS
+
+
+def test_nobody_is_asked_for_the_public_address_of_the_machine(monkeypatch):
+    asked = []
+    monkeypatch.setattr(urllib.request, "urlopen", lambda request, **_: asked.append(request))
+    assert BaseOrchestrator().address_public is None
+    assert not asked
+
+
+def test_the_drain_timeout_of_a_process_without_an_executor_is_that_of_its_executor(monkeypatch):
+    assert drain_timeout_s() == 30
+    with_options = SimpleNamespace(env=None, uses_with={"drain_timeout_s": 7})
+    assert drain_timeout_s(with_options) == 7
+    monkeypatch.setenv("BLIP2_DRAIN_TIMEOUT_S", "5")
+    assert drain_timeout_s(with_options) == 5
+    assert drain_timeout_s(SimpleNamespace(env={"BLIP2_DRAIN_TIMEOUT_S": "3"}, uses_with=None)) == 3

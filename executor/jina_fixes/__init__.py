@@ -10,12 +10,25 @@ from collections.abc import Callable
 import jina
 
 from ..errors import StartupError
+from .gateway_server import (
+    bear_keepalive_pings,
+    connect_anew_after_a_failure,
+    drain_gateways,
+    say_whether_executors_can_be_reached,
+)
 from .gateways import (
     cancel_what_a_gateway_has_sent,
     end_a_gateway_that_is_not_let_in,
     keep_order_behind_a_gateway,
 )
 from .messages import count_no_bytes_in_the_environment
+from .pods import (
+    end_a_worker_with_its_parent_and_its_device,
+    end_pods_at_once_while_they_load,
+    keep_pods_serving,
+    let_a_segfault_end_a_process,
+    look_up_no_public_address,
+)
 from .replies import refuse_before_documents_are_read, tell_clients_no_more_than_they_need
 from .server import serve_as_the_executor_says
 from .streams import overlap_requests_of_a_stream
@@ -58,4 +71,13 @@ MENDS: tuple[Callable[[], None], ...] = (
     refuse_before_documents_are_read,
     count_no_bytes_in_the_environment,
     serve_as_the_executor_says,
+    let_a_segfault_end_a_process,
+    end_pods_at_once_while_they_load,
+    keep_pods_serving,
+    end_a_worker_with_its_parent_and_its_device,
+    drain_gateways,
+    connect_anew_after_a_failure,
+    bear_keepalive_pings,
+    say_whether_executors_can_be_reached,
+    look_up_no_public_address,
 )
