@@ -62,7 +62,7 @@ class Calls(grpc.aio.ServerInterceptor):
         self._most = most
         self._in_progress = 0
         self._is_draining = False
-        self._handlers: dict[str, Any] = {}
+        self._handlers: dict[str, tuple[Any, Any]] = {}
         self._none_left = asyncio.Event()
         self._too_many = refusal(
             grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -86,9 +86,10 @@ class Calls(grpc.aio.ServerInterceptor):
             return self._shutting_down
         if self._in_progress >= self._most:
             return self._too_many
-        if details.method not in self._handlers:
-            self._handlers[details.method] = self._counted(handler)  # only methods that exist come here
-        return self._handlers[details.method]
+        known = self._handlers.get(details.method)
+        if known is None or known[0] is not handler:  # with tracing each call has a handler of its own
+            known = self._handlers[details.method] = (handler, self._counted(handler))
+        return known[1]
 
     async def drain(self, timeout_s: float) -> int:
         """Refuses new calls with UNAVAILABLE and waits for the end of the others. Returns how many have not ended."""
@@ -100,23 +101,18 @@ class Calls(grpc.aio.ServerInterceptor):
         return self._in_progress
 
     def _counted(self, handler: Any) -> Any:
-        if inspect.iscoroutinefunction(handler.unary_unary):
+        if not inspect.isasyncgenfunction(handler.stream_stream):
+            return handler
 
-            async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
-                with self._one_more():
-                    return await handler.unary_unary(request, context)
+        async def stream(requests: AsyncIterator[Any], context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+            if self._is_draining:  # it has begun since this call was let in
+                await self._shutting_down.stream_stream(requests, context)
+            with self._one_more():
+                async with aclosing(handler.stream_stream(requests, context)) as answers:
+                    async for response in answers:
+                        yield response
 
-            return handler._replace(unary_unary=answer)
-        if inspect.isasyncgenfunction(handler.stream_stream):
-
-            async def stream(requests: AsyncIterator[Any], context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
-                with self._one_more():
-                    async with aclosing(handler.stream_stream(requests, context)) as answers:
-                        async for response in answers:
-                            yield response
-
-            return handler._replace(stream_stream=stream)
-        return handler
+        return handler._replace(stream_stream=stream)
 
     @contextmanager
     def _one_more(self) -> Iterator[None]:

@@ -19,6 +19,9 @@ class TerseErrors(grpc.aio.ServerInterceptor):
     which they read one: so a call is in the handler's hands, and can be counted, from its first byte.
     """
 
+    def __init__(self) -> None:
+        self._handlers: dict[str, tuple[Any, Any]] = {}
+
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
     ) -> Any:
@@ -29,6 +32,13 @@ class TerseErrors(grpc.aio.ServerInterceptor):
             or handler.request_streaming != handler.response_streaming
         ):
             return handler
+        known = self._handlers.get(details.method)
+        if known is None or known[0] is not handler:  # with tracing each call has a handler of its own
+            known = self._handlers[details.method] = (handler, self._terse(handler))
+        return known[1]
+
+    @staticmethod
+    def _terse(handler: Any) -> Any:
         answers_to = _stream if handler.request_streaming else _one
 
         async def answer(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:

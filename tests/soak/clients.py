@@ -32,7 +32,7 @@ _OPTIONS = [
 ]
 _REFUSED_AT_THE_DOOR = ("shutting down", "starting", "failed to connect", "Connection refused")
 NOT_SENT = "Internal error from Core"
-"""No status of the service: grpc.aio says so in the client, where a message could not be sent (SendMessageOperation)."""
+"""No status of the service: grpc.aio says so in the client, where a message could not be sent."""
 _TELLING = re.compile(r"Traceback|File \"|\.py\b|site-packages|0x[0-9a-f]{6}|(?<![\w:/])/[\w.-]+/[\w.-]+")
 """What no client may read: tracebacks, modules, addresses in memory, paths."""
 
