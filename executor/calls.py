@@ -101,18 +101,25 @@ class Calls(grpc.aio.ServerInterceptor):
         return self._in_progress
 
     def _counted(self, handler: Any) -> Any:
-        if not inspect.isasyncgenfunction(handler.stream_stream):
-            return handler
+        if inspect.iscoroutinefunction(handler.unary_unary):
 
-        async def stream(requests: AsyncIterator[Any], context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
-            if self._is_draining:  # it has begun since this call was let in
-                await self._shutting_down.stream_stream(requests, context)
-            with self._one_more():
-                async with aclosing(handler.stream_stream(requests, context)) as answers:
-                    async for response in answers:
-                        yield response
+            async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
+                with self._one_more():
+                    return await handler.unary_unary(request, context)
 
-        return handler._replace(stream_stream=stream)
+            return handler._replace(unary_unary=answer)
+        if inspect.isasyncgenfunction(handler.stream_stream):
+
+            async def stream(requests: AsyncIterator[Any], context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+                if self._is_draining:  # it has begun since this call was let in
+                    await self._shutting_down.stream_stream(requests, context)
+                with self._one_more():
+                    async with aclosing(handler.stream_stream(requests, context)) as answers:
+                        async for response in answers:
+                            yield response
+
+            return handler._replace(stream_stream=stream)
+        return handler
 
     @contextmanager
     def _one_more(self) -> Iterator[None]:
