@@ -24,6 +24,11 @@ from tests.tiny import build_checkpoint  # noqa: E402
 PICTURES = ROOT / "demo" / "pictures"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Threads of gRPC do not survive a fork: a process that has served over it makes children that hang."""
+    items.sort(key=lambda item: item.get_closest_marker("forks") is None)
+
+
 @pytest.fixture(scope="session")
 def two_cats() -> bytes:
     """A JPEG with two cats and some shapes."""

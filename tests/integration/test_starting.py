@@ -14,6 +14,8 @@ from jina import Client, Deployment, Flow
 from demo.service import CHECKPOINT, ROOT, Service, free_port
 from executor import Blip2Executor, ImagePrompt, Response
 
+pytestmark = pytest.mark.forks
+
 CONFIG = str(ROOT / "config.yml")
 
 

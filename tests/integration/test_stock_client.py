@@ -16,6 +16,8 @@ from jina import Client, Deployment, Flow
 from demo.service import ROOT, Service, free_port
 from executor import Blip2Executor, ImagePrompt, Response
 
+pytestmark = pytest.mark.forks
+
 TIMEOUT_S = 60
 CONFIG = str(ROOT / "config.yml")
 
