@@ -8,11 +8,9 @@ from demo.service import free_port
 from executor import Blip2Executor
 from tests.integration.documents import ImagePrompt, Response
 
-pytestmark = pytest.mark.forks
-
 QUESTION = "Question: how many cats are there ? Answer:"
 
-pytestmark = pytest.mark.usefixtures("demo_environment")
+pytestmark = [pytest.mark.forks, pytest.mark.usefixtures("demo_environment")]
 
 
 def test_deployment_post_in_process(pictures_url):
