@@ -5,6 +5,7 @@ import asyncio
 import multiprocessing
 import os
 import signal
+import threading
 import weakref
 from collections.abc import Callable
 from multiprocessing import util
@@ -73,7 +74,8 @@ def end_a_worker_with_its_parent_and_its_device() -> None:
         policy = getattr(executor, "server_policy", None)
         if policy is not None:
             loop = asyncio.get_running_loop()
-            loop.remove_signal_handler(signal.SIGSEGV)
+            if threading.current_thread() is threading.main_thread():
+                loop.remove_signal_handler(signal.SIGSEGV)
             if multiprocessing.parent_process() is not None:
                 end_with_parent(policy.drain_timeout_s, policy.drain_timeout_s + CLOSING_S)
             if executor.on_device_lost is None:

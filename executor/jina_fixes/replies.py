@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from google.protobuf.message import DecodeError
-
 
 def tell_clients_no_more_than_they_need() -> None:
     """Jina answers a request that failed with the server's traceback, its paths, and all of the request itself.
@@ -49,16 +47,10 @@ def refuse_before_documents_are_read() -> None:
 
 
 def _refused(request: Any, error: str) -> Any:
-    """The reply to a request; None where it cannot be read or has no documents, which is left to Jina."""
-    from jina.proto import jina_pb2
+    """The reply to a request; None where it has no documents, which costs nothing."""
     from jina.types.request.data import DataRequest
 
-    try:
-        # Not by way of the request, which would take what it has read for all there is.
-        buffer = request.buffer
-        reply = request.proto_with_data if buffer is None else jina_pb2.DataRequestProto.FromString(buffer)
-    except DecodeError:
-        return None
+    reply = request.proto_with_data
     ids = [document.data["id"].text if "id" in document.data else None for document in reply.data.docs.docs]
     if not ids:
         return None

@@ -116,9 +116,8 @@ def test_answers_before_a_broken_message_of_a_stream_arrive(held, channel, pictu
 def test_a_client_that_pings_too_often_is_cut_off(held):
     """Spoken by hand: a client of gRPC's own library slows down when it is told to."""
     with socket.create_connection(("127.0.0.1", held.port), TIMEOUT_S) as connection:
-        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, b""))
-        for number in range(20):
-            connection.sendall(frame(PING, struct.pack(">Q", number)))
+        pings = b"".join(frame(PING, struct.pack(">Q", number)) for number in range(20))
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, b"") + pings)
         received = b""
         while part := connection.recv(65536):
             received += part

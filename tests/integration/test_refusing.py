@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import grpc
 import pytest
 from docarray import DocList
-from jina.proto import jina_pb2, jina_pb2_grpc
+from jina.proto import jina_pb2_grpc
 
 from executor import ImagePrompt, Response
 from tests.integration.inprocess import TIMEOUT_S, HeldService, as_request, hold_service, numbered
@@ -42,10 +42,3 @@ def test_each_document_is_refused_under_its_id_and_none_is_read(full, picture, m
     assert all(response.error.startswith("OVERLOADED: 1 documents are in the service") for response in reply.docs)
     assert all(response.answer == "" for response in reply.docs)
     assert read == []
-
-
-def test_what_cannot_be_read_is_said_by_a_full_service_too(full):
-    _, channel = full
-    call = channel.unary_unary("/jina.JinaSingleDataRequestRPC/process_single_data")
-    reply = jina_pb2.DataRequestProto.FromString(call(b"\xff\xff\xff", TIMEOUT_S))
-    assert reply.header.status.description == "INVALID_DOCUMENT: the request's documents cannot be read."

@@ -93,7 +93,8 @@ class Habits:
         await client.refused(encode(self.sound(1), {"temperature": number}), None, None)
 
     async def garbage(self, client: Client) -> None:
-        await client.refused(b"\xff" + self._numbers.randbytes(self._numbers.randrange(1, 300)), None, None)
+        message = b"\xff" + self._numbers.randbytes(self._numbers.randrange(1, 300))
+        await client.refused(message, grpc.StatusCode.INVALID_ARGUMENT, None)
 
     async def wrong_token(self, client: Client) -> None:
         token = self._numbers.choice(["none", "wrong", secrets.token_urlsafe()])
