@@ -15,9 +15,11 @@ from jina.excepts import BadServerFlow
 from executor import ImagePrompt, Response
 
 _AGAIN = ("OVERLOADED", "DEVICE_LOST")
+_NOT_BEGUN = ("OVERLOADED", "StatusCode.CANCELLED")
+"""The second is what gRPC says to a call that arrives in the very moment when a server closes."""
 
 
-async def ask(client: Client, prompt: ImagePrompt, tries: int = 3, pause_s: float = 2.0) -> Response:
+async def ask(client: Client, prompt: ImagePrompt, tries: int = 5, pause_s: float = 2.0) -> Response:
     """The answer to one document.
 
     Args:
@@ -38,7 +40,7 @@ async def ask(client: Client, prompt: ImagePrompt, tries: int = 3, pause_s: floa
         except ConnectionError:
             pass  # what comes is the next try
         except BadServerFlow as error:
-            if _AGAIN[0] not in str(error):
+            if not any(known in str(error) for known in _NOT_BEGUN):
                 raise
         await asyncio.sleep(pause_s * 2**further * random.uniform(1, 1.5))
     return await _post(client, prompt)

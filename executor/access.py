@@ -90,8 +90,8 @@ class Tokens:
         if len(content) > _LARGEST_FILE:
             raise StartupError(f"auth_tokens_file {file} is larger than {_LARGEST_FILE} bytes")
         hashes = _hashes((line for line in lines if line and not line.startswith("#")), f"auth_tokens_file {file}")
-        if not hashes and not self._configured:
-            raise StartupError(f"auth_tokens_file {file} has no token, and auth_tokens none: nobody could call")
+        if not hashes:
+            raise StartupError(f"auth_tokens_file {file} has no token")
         return hashes
 
 

@@ -27,6 +27,8 @@ from .local_files import LocalFiles
 from .presets import PRESETS, Generation, PresetName
 
 ENV_PREFIX = "BLIP2_"
+_NEVER_EMPTY = ("auth_tokens", "auth_tokens_file", "tls_cert", "tls_key", "tls_client_ca")
+"""A secret that was meant to be set, and is not, must not open the service."""
 
 
 class Settings(BaseSettings):
@@ -223,6 +225,9 @@ class Settings(BaseSettings):
         Raises:
             StartupError: an unknown or invalid setting; the message names it and the nearest known one.
         """
+        for name in _NEVER_EMPTY:
+            if os.environ.get(f"{ENV_PREFIX}{name.upper()}", "set").strip(" ,") == "":
+                raise StartupError(f"{ENV_PREFIX}{name.upper()} is set and empty; set it to something, or unset it")
         unknown = [name for name in configured if name not in cls.model_fields]
         if unknown:
             raise StartupError("; ".join(_unknown(name, f"setting '{name}'") for name in unknown))

@@ -117,6 +117,10 @@ def test_the_example_answers_are_those_of_the_service(service):
     assert [response.answer for response in responses] == [answer for _, answer in examples]
 
 
+def test_the_client_that_asks_again_prints_the_answer(service):
+    assert run(program("retry").replace("54321", str(service.port)))[-1].strip() == "two"
+
+
 def test_the_program_with_many_documents_prints_answers_and_errors(service):
     printed = run(program("ask").replace("54321", str(service.port)))
     assert printed[0] == "how many cats are there? -> two"

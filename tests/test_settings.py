@@ -119,3 +119,11 @@ def test_batching_accepts_every_name_of_the_endpoint_and_the_last_counts():
 def test_a_mistake_in_dynamic_batching_is_an_error_that_names_it(configured, message):
     with pytest.raises(StartupError, match=message):
         BatchingOptions.resolve(configured)
+
+
+@pytest.mark.parametrize("name", ["BLIP2_AUTH_TOKENS", "BLIP2_AUTH_TOKENS_FILE", "BLIP2_TLS_CERT"])
+@pytest.mark.parametrize("value", ["", " , "])
+def test_a_secret_that_is_set_and_empty_does_not_open_the_service(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(StartupError, match=f"{name} is set and empty"):
+        Settings.resolve({})

@@ -13,7 +13,7 @@ from ..calls import Calls
 from ..server_policy import SHORTEST_PING_INTERVAL_MS
 from .keeper import drain_timeout_s
 
-_LAST_BYTES_S = 1.0
+_LAST_BYTES_S = 3.0
 _RETRY_S = 1.0
 _PINGS = {"grpc.http2.min_recv_ping_interval_without_data_ms": SHORTEST_PING_INTERVAL_MS}
 _NOT_SHARED = {"grpc.use_local_subchannel_pool": 1}

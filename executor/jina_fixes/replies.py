@@ -38,8 +38,15 @@ def refuse_before_documents_are_read() -> None:
 
     async def process_data(self: Any, requests: list[Any], context: Any, *args: Any, **kwargs: Any) -> Any:
         refusal = getattr(self._executor, "refusal", None)
-        error = refusal() if refusal is not None else None
-        if error is not None and (refused := _refused(requests[0], error)) is not None:
+        if refusal is None:
+            return await process(self, requests, context, *args, **kwargs)
+        try:
+            _ = requests[0].parameters
+        except ValueError as error:  # no traceback in the log for what a client did
+            requests[0].add_exception(error, self._executor)
+            return requests[0]
+        told = refusal()
+        if told is not None and (refused := _refused(requests[0], told)) is not None:
             return refused
         return await process(self, requests, context, *args, **kwargs)
 

@@ -15,8 +15,8 @@ _SERVED = (
     "JinaDataRequestRPC",
     "JinaDiscoverEndpointsRPC",
 )
-_LAST_BYTES_S = 1.0
-"""For answers that are on their way out when the last call has ended, and for calls that were just arriving."""
+_LAST_BYTES_S = 3.0
+"""For answers that are on their way out when the last call has ended, and for calls that are being refused."""
 
 
 def serve_as_the_executor_says() -> None:

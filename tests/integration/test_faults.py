@@ -271,12 +271,13 @@ def request_error(reply: bytes) -> str:
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_parameters_that_are_no_numbers(served, pictures, number):
+def test_parameters_that_are_no_numbers(served, pictures, number, capfd):
     request = as_request(DocList[ImagePrompt]([ImagePrompt(img_bytes=pictures[0], prompt=QUESTION)]))
     request.proto_with_data.parameters["temperature"] = number
     reply = ask(served.port, request.proto_with_data.SerializeToString())
     assert request_error(reply) == "INVALID_OPTIONS: a number in 'parameters' is not finite."
     assert_terse(reply, pictures[0])
+    assert "Traceback" not in capfd.readouterr().out
 
 
 def test_documents_that_are_no_documents(served, pictures):
