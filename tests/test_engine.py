@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from executor import checkpoint
-from executor.engine import Engine, Question, batch_key
+from executor.engine import BatchReport, Engine, Question, batch_key
 from executor.errors import ErrorCode, RequestError
 from executor.generation import GenerationOptions
 from executor.model import Blip2Model
@@ -157,3 +157,18 @@ def test_a_cuda_device_is_lost_when_it_cannot_even_synchronise(tiny_t5, monkeypa
     else:
         with pytest.raises(torch.AcceleratorError):
             engine.run(batch)
+
+
+@pytest.mark.parametrize("options", [GREEDY, BEAMS], ids=["greedy", "beams"])
+def test_tokens_of_a_batch_are_those_of_its_answers_alone(model, options):
+    reports: list[BatchReport] = []
+    engine = Engine(model, CACHE_BYTES, reports.append)
+    questions = [Question(PICTURES[0], model.tokenize(prompt), options) for prompt in PROMPTS]
+    for question in questions:
+        ask(engine, [question])
+    alone = [report.times.tokens for report in reports]
+    ask(engine, questions)
+    assert reports[-1].times.tokens == sum(alone) > 0
+    assert len(set(alone)) > 1
+    if options is GREEDY:  # a lone greedy answer has a token for each step
+        assert alone == [report.times.steps for report in reports[:-1]]
