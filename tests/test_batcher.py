@@ -304,8 +304,8 @@ def test_each_batch_is_told_with_how_long_its_items_waited_and_once_although_it_
     futures = [batcher.submit(item) for item in (1, -2, 3)]
     assert batcher.waiting == 3
     device.let(100)
+    assert [future.exception(TIMEOUT_S) is None for future in futures] == [True, False, True]
     batcher.close()
-    assert [future.exception() is None for future in futures] == [True, False, True]
     assert [len(waits_s) for waits_s in told] == [1, 3]
     assert all(wait_s >= 0 for waits_s in told for wait_s in waits_s)
     assert sorted(told[1], reverse=True) == told[1]  # who came first has waited longest

@@ -89,10 +89,7 @@ def test_known_requests_are_counted_exactly_and_no_text_of_a_client_is_seen(
     assert scrape.value("blip2_feature_cache_misses_total") == 1
     assert scrape.value("blip2_feature_cache_hits_total") == 2
     assert scrape.value("blip2_tokens_total") == count_tokens(answered)
-    stages = {
-        stage: scrape.value("blip2_stage_seconds_count", stage=stage) for stage in ("encode", "prefill", "decode")
-    }
-    assert stages == {"encode": 1, "prefill": 3, "decode": 3}
+    assert scrape.above_zero("blip2_stage_seconds_count", "stage") == {"encode": 1, "prefill": 3, "decode": 3}
     for name in ("document", "queue_wait", "fetch", "picture_decode", "token", "model_load"):
         sample = f"blip2_{name}_seconds"
         assert scrape.value(sample if name == "model_load" else f"{sample}_sum") > 0
