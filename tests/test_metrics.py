@@ -46,6 +46,10 @@ def port(metrics) -> Iterator[int]:
     metrics.close()
 
 
+def describe(metrics: Metrics) -> None:
+    metrics.describe(1.5, versions() | {"device": "cpu", "dtype": "float32", "compile": "off"})
+
+
 def tell_everything(observer: Observer) -> None:
     for code in (None, *ErrorCode):
         observer.document_ended(code, 0.3)
@@ -164,7 +168,7 @@ def test_a_metric_that_fails_harms_nobody_and_is_logged_once(metrics, monkeypatc
 
 
 def test_what_serves_is_told(metrics, port):
-    metrics.describe(1.5, versions() | {"device": "cpu", "dtype": "float32", "compile": "off"})
+    describe(metrics)
     scrape = Scrape(port)
     (build,) = [sample.labels for sample in scrape if sample.name == "blip2_build_info"]
     assert build.keys() == {"version", "torch", "transformers", "jina", "device", "dtype", "compile"}
@@ -200,7 +204,7 @@ def test_whoever_does_not_listen_bears_everything():
 
 def all_names(metrics: Metrics, port: int) -> set[str]:
     """As Prometheus' queries use them."""
-    metrics.describe(1.0, versions() | {"device": "cpu", "dtype": "float32", "compile": "off"})
+    describe(metrics)
     metrics.read_at_scrape(READINGS)
     return {name for name in Scrape(port).names() if not name.endswith("_created")}
 
