@@ -8,10 +8,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, start_http_server
@@ -32,6 +32,8 @@ _STEP_SECONDS = (0.00025, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.006, 0.0
 """One token: milliseconds on a GPU, a tenth of a second and more for a large checkpoint on a CPU."""
 _DOCUMENTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _OK = "OK"
+_LONGEST_SILENCE_S = 10.0
+"""Of a client of the metrics' port. Each has a thread, and one that is gone without a word would keep it for ever."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,9 @@ class Metrics(Observer):
         Raises:
             OSError: the port cannot be bound.
         """
-        self._server = start_http_server(port, host, self._registry)
+        server, thread = start_http_server(port, host, self._registry)
+        server.RequestHandlerClass = _impatient(server.RequestHandlerClass)
+        self._server = server, thread
 
     def close(self) -> None:
         """Ends the server and its thread, where there are any."""
@@ -213,6 +217,17 @@ class Metrics(Observer):
         if not self._has_failed:
             _log.exception("a metric failed; further failures are not logged")
         self._has_failed = True
+
+
+def _impatient(handler: Any) -> Any:
+    class Impatient(handler):
+        timeout = _LONGEST_SILENCE_S
+
+        def handle(self) -> None:
+            with suppress(OSError):  # who leaves, or is silent for too long, gets no traceback
+                super().handle()
+
+    return Impatient
 
 
 def versions() -> dict[str, str]:

@@ -192,6 +192,16 @@ def test_the_port_and_the_thread_end_with_the_server(metrics):
     assert threading.active_count() <= threads
 
 
+def test_a_client_that_says_nothing_keeps_no_thread(metrics, monkeypatch, capfd):
+    monkeypatch.setattr("executor.metrics._LONGEST_SILENCE_S", 0.05)
+    port = free_port()
+    metrics.serve("127.0.0.1", port)
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as silent:
+        assert silent.recv(1) == b""  # the other side has hung up
+    metrics.close()
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_two_services_in_one_process_count_for_themselves(metrics, port):
     other = Metrics()
     other.document_ended(None, 1.0)
