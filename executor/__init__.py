@@ -10,6 +10,8 @@ os.environ.setdefault("JINA_OPTOUT_TELEMETRY", "1")
 # Said by a dependency of Jina at its import; setuptools is pinned for it.
 warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
 
+__version__ = "0.1.0"
+
 from . import jina_fixes  # noqa: E402
 from .errors import ErrorCode  # noqa: E402
 from .executor import Blip2Executor  # noqa: E402

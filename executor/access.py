@@ -16,6 +16,7 @@ import grpc
 from .calls import is_health_check, refusal
 from .errors import StartupError
 from .file_versions import Versions, versions
+from .observer import SILENT, Observer, Refusal
 
 _SHORTEST = 16
 """Characters of a token. 16 random characters of base64 are 96 bits."""
@@ -99,13 +100,18 @@ class RequireToken(grpc.aio.ServerInterceptor):
     """Refuses every call but health checks that has no valid token, with UNAUTHENTICATED.
 
     Of a call nothing is read but its metadata before it is let in.
+
+    Args:
+        tokens: valid ones.
+        observer: told of refusals.
     """
 
-    def __init__(self, tokens: Tokens) -> None:
+    def __init__(self, tokens: Tokens, observer: Observer = SILENT) -> None:
         self._tokens = tokens
         self._refused = refusal(
             grpc.StatusCode.UNAUTHENTICATED,
             "there is no valid token; send it as metadata 'authorization: Bearer ...'.",
+            lambda: observer.call_refused(Refusal.UNAUTHENTICATED),
         )
 
     async def intercept_service(

@@ -51,6 +51,8 @@ class Batcher(Generic[Item, Prepared, Result]):
         max_wait_s: the longest, in seconds, that an item waits for announced company while the device is idle.
         max_queue: most items that wait.
         on_device_lost: called once, on the batcher's thread, with the reason, after all futures have been told.
+        on_batch: told, on the batcher's thread, how long in seconds each item of a batch that begins has waited. It
+            must not raise.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Batcher(Generic[Item, Prepared, Result]):
         max_wait_s: float,
         max_queue: int,
         on_device_lost: Callable[[BaseException], None] = lambda _: None,
+        on_batch: Callable[[Sequence[float]], None] = lambda _: None,
     ) -> None:
         self._prepare = prepare
         self._run = run
@@ -68,6 +71,7 @@ class Batcher(Generic[Item, Prepared, Result]):
         self._max_wait_s = max_wait_s
         self._max_queue = max_queue
         self._on_device_lost = on_device_lost
+        self._on_batch = on_batch
         # All below is guarded by `_changed`. Groups and their members are in order of arrival.
         self._changed = threading.Condition()
         self._groups: dict[Hashable, dict[int, _Waiting[Item, Result]]] = {}
@@ -80,6 +84,11 @@ class Batcher(Generic[Item, Prepared, Result]):
         self._host = ThreadPoolExecutor(1, thread_name_prefix="prepare")
         self._thread = threading.Thread(target=self._loop, name="batcher", daemon=True)
         self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Items in the queue. To be read on any thread."""
+        return self._waiting
 
     @contextmanager
     def announced(self) -> Iterator[None]:
@@ -132,6 +141,8 @@ class Batcher(Generic[Item, Prepared, Result]):
                 batch, prepared = self._next_batch()
                 if not batch:
                     break
+                now = time.monotonic()
+                self._on_batch([now - waiting.since for waiting in batch])
                 self._compute(batch, prepared)
         except BaseException as error:  # noqa: BLE001 - the device, or this thread: either way nobody may wait for ever
             lost = error

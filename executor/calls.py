@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 
 from .errors import ErrorCode
+from .observer import SILENT, Observer, Refusal
 
 _HEALTH = "/grpc.health.v1.Health/"
 _LONGEST_WAIT_S = 1.0
@@ -24,16 +25,20 @@ def is_health_check(method: str) -> bool:
     return method.startswith(_HEALTH)
 
 
-def refusal(code: grpc.StatusCode, details: str) -> Any:
+def refusal(code: grpc.StatusCode, details: str, tell: Callable[[], None] = lambda: None) -> Any:
     """A handler that ends any kind of call, and drops what it brings.
 
     A client of grpc.aio, as Jina's is, that is still sending when its call ends hears INTERNAL and not why: so the
     end waits until it has sent everything, though not for long, and not for many clients.
+
+    Args:
+        tell: called for each call.
     """
     waited_for = 0
 
     async def refuse(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
         nonlocal waited_for
+        tell()
         if waited_for < _MOST_WAITED_FOR:
             waited_for += 1
             try:
@@ -56,9 +61,10 @@ class Calls(grpc.aio.ServerInterceptor):
 
     Args:
         most: calls in progress.
+        observer: told of refusals.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, observer: Observer = SILENT) -> None:
         self._most = most
         self._in_progress = 0
         self._is_draining = False
@@ -67,14 +73,21 @@ class Calls(grpc.aio.ServerInterceptor):
         self._too_many = refusal(
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             f"{ErrorCode.OVERLOADED.value}: {most} calls are in progress (max_calls); try again in a second.",
+            lambda: observer.call_refused(Refusal.OVERLOADED),
         )
         self._shutting_down = refusal(
-            grpc.StatusCode.UNAVAILABLE, "the service is shutting down; try again, or elsewhere."
+            grpc.StatusCode.UNAVAILABLE,
+            "the service is shutting down; try again, or elsewhere.",
+            lambda: observer.call_refused(Refusal.DRAINING),
         )
 
     @property
     def in_progress(self) -> int:
         return self._in_progress
+
+    @property
+    def is_draining(self) -> bool:
+        return self._is_draining
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails

@@ -4,6 +4,7 @@ Knows Jina and the order of things; the work itself is done in `images`, `prompt
 """
 
 import asyncio
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +21,9 @@ from .engine import Engine, PreparedBatch, Question, batch_key
 from .errors import ErrorCode, RequestError
 from .generation import OPTION_NAMES
 from .images import ImageLoader, RequestImages
+from .metrics import Metrics, Readings, versions
 from .model import Blip2Model
+from .observer import SILENT, Observer
 from .schemas import ImagePrompt, Response, UnreadablePrompt
 from .server_policy import ServerPolicy
 from .settings import Settings, keywords_from_settings
@@ -70,9 +73,12 @@ class Blip2Executor(Executor):
         self.settings = Settings.resolve(settings)
         for warning in Settings.unknown_environment():
             self.logger.warning(warning)
-        self.server_policy = ServerPolicy(self.settings, self.logger.logger)
+        metrics = Metrics() if self.settings.metrics_port is not None else None
+        self._observer: Observer = metrics or SILENT
+        self.server_policy = ServerPolicy(self.settings, self.logger.logger, metrics)
         self._admission = Admission(self.settings.max_queue, self.settings.max_queue_mb * 1_000_000)
         self._defaults = self.settings.generation()
+        loading_since = time.monotonic()
         self._model = Blip2Model(self._load_checkpoint(), self.settings.max_prompt_tokens)
         warm_up(
             self._model,
@@ -81,14 +87,16 @@ class Blip2Executor(Executor):
             self._defaults.options,
             self.logger.info,
         )
+        load_s = time.monotonic() - loading_since
         self._images = ImageLoader(
             self._model.image_size,
             self._model.resample,
             self.settings.image_limits(),
             self.settings.decode_threads,
+            observer=self._observer,
         )
         self.on_device_lost: Callable[[], None] | None = None
-        self._engine = Engine(self._model, self.settings.feature_cache_mb * 1_000_000)
+        self._engine = Engine(self._model, self.settings.feature_cache_mb * 1_000_000, self._observer.batch_answered)
         self._batcher: Batcher[Question, PreparedBatch, str] = Batcher(
             self._engine.prepare,
             self._engine.run,
@@ -96,12 +104,15 @@ class Blip2Executor(Executor):
             batching.timeout / 1000,
             self.settings.max_queue,
             self._report_lost_device,
+            self._observer.batch_started,
         )
         # Half of the queue is left to requests that have nothing in it.
         self._turns = Turns(self.settings.max_queue // 2)
         # Enough to keep the device busy.
         self._documents_in_flight = 2 * batching.preferred_batch_size
         self.stream_documents = 4 * batching.preferred_batch_size
+        if metrics is not None:
+            self._describe(metrics, load_s)
         self.logger.info(f"batches of at most {batching.preferred_batch_size}, waiting at most {batching.timeout:g} ms")
 
     @requests
@@ -118,6 +129,7 @@ class Blip2Executor(Executor):
             with self._admission.request(sum(_size(doc) for doc in docs)):
                 await self._respond_to_all(docs, options, responses)
         except RequestError as error:
+            self._observer.documents_refused(len(docs))
             for response in responses:
                 response.error = str(error)
         return DocList[Response](responses)
@@ -127,13 +139,15 @@ class Blip2Executor(Executor):
         refusal = self._admission.refusal()
         return None if refusal is None else str(refusal)
 
+    def refused(self, documents: int) -> None:
+        """So many documents have been told the `refusal`."""
+        self._observer.documents_refused(documents)
+
     def explain(self, error: BaseException | None) -> str:
         """What a client reads of a request that failed as a whole. What it must not read goes to the log."""
-        if isinstance(error, ValueError) and "Fail to serialize" in str(error):  # protobuf's, of NaN and infinity
-            return str(RequestError(ErrorCode.INVALID_OPTIONS, "a number in 'parameters' is not finite."))
-        if isinstance(error, DecodeError):
-            return str(RequestError(ErrorCode.INVALID_DOCUMENT, "the request's documents cannot be read."))
-        return str(self._unexpected(error, "request"))
+        failure = self._failure(error)
+        self._observer.request_failed(failure.code)
+        return str(failure)
 
     def close(self) -> None:
         """Finishes the batch that runs and frees threads and connections."""
@@ -143,13 +157,15 @@ class Blip2Executor(Executor):
     async def _respond_to_all(
         self, docs: DocList[ImagePrompt], options: dict[str, Any], responses: list[Response]
     ) -> None:
+        arrived = time.monotonic()
         turns = self._turns.of_a_request()
         remaining = iter(zip(docs, responses, strict=True))
         async with self._images.request() as images:
 
             async def respond() -> None:
                 for doc, response in remaining:
-                    await self._respond(doc, response, options, images, turns)
+                    code = await self._respond(doc, response, options, images, turns)
+                    self._observer.document_ended(code, time.monotonic() - arrived)
 
             # The rest of a long request waits here and not in everybody's queue.
             at_once = min(len(docs), self._documents_in_flight)
@@ -162,15 +178,19 @@ class Blip2Executor(Executor):
         parameters: dict[str, Any],
         images: RequestImages,
         turns: RequestTurns,
-    ) -> None:
+    ) -> ErrorCode | None:
+        """The code of its error; None where it has an answer."""
         try:
             async with turns.turn():
                 with self._admission.document():
                     response.answer = await self._answer(doc, parameters, images)
+            return None
         except RequestError as error:
             response.error = str(error)
+            return error.code
         except Exception as error:  # noqa: BLE001 - whatever it is, it is logged and this document's
             response.error = str(self._unexpected(error, "document"))
+            return ErrorCode.INTERNAL
 
     async def _answer(self, doc: ImagePrompt, parameters: dict[str, Any], images: RequestImages) -> str:
         if isinstance(doc, UnreadablePrompt):
@@ -184,6 +204,13 @@ class Blip2Executor(Executor):
             answer = self._batcher.submit(question, batch_key(question))
         return await asyncio.wrap_future(answer)
 
+    def _failure(self, error: BaseException | None) -> RequestError:
+        if isinstance(error, ValueError) and "Fail to serialize" in str(error):  # protobuf's, of NaN and infinity
+            return RequestError(ErrorCode.INVALID_OPTIONS, "a number in 'parameters' is not finite.")
+        if isinstance(error, DecodeError):
+            return RequestError(ErrorCode.INVALID_DOCUMENT, "the request's documents cannot be read.")
+        return self._unexpected(error, "request")
+
     def _unexpected(self, error: BaseException | None, what: str) -> RequestError:
         reference = uuid.uuid4().hex[:12]
         self.logger.error(f"unexpected error, reference {reference}", exc_info=error)
@@ -194,6 +221,32 @@ class Blip2Executor(Executor):
         self.logger.critical("the device is lost: no document will be answered", exc_info=reason)
         if self.on_device_lost is not None:
             self.on_device_lost()
+
+    def _describe(self, metrics: Metrics, load_s: float) -> None:
+        device = self._model.device
+        metrics.describe(
+            load_s,
+            versions()
+            | {
+                "device": str(device),
+                "dtype": str(self._model.dtype).removeprefix("torch."),
+                "compile": self.settings.compile if device.type == "cuda" else "off",
+            },
+        )
+        admission, calls, cache = self._admission, self.server_policy.calls, self._engine.features
+        metrics.read_at_scrape(
+            Readings(
+                documents=lambda: admission.documents,
+                request_bytes=lambda: admission.bytes,
+                waiting=lambda: self._batcher.waiting,
+                calls=lambda: calls.in_progress,
+                pictures=lambda: self._images.loading,
+                draining=lambda: calls.is_draining,
+                cache_hits=lambda: cache.hits,
+                cache_misses=lambda: cache.misses,
+                device_memory=self._model.memory(),
+            )
+        )
 
     def _load_checkpoint(self) -> checkpoint.Checkpoint:
         settings = self.settings

@@ -19,6 +19,7 @@ from yarl import URL
 from .addresses import AddressPolicy
 from .errors import ErrorCode, RequestError
 from .limits import ImageLimits
+from .observer import SILENT, Observer
 from .places import Places, Slot
 from .resolving import CheckedResolver, Lookup, SystemNames
 
@@ -43,9 +44,17 @@ class Fetcher:
         policy: what may be connected to.
         limits: sizes, numbers and times.
         lookup: replaces the system's name resolution.
+        observer: told of fetches.
     """
 
-    def __init__(self, policy: AddressPolicy, limits: ImageLimits, lookup: Lookup | None = None) -> None:
+    def __init__(
+        self,
+        policy: AddressPolicy,
+        limits: ImageLimits,
+        lookup: Lookup | None = None,
+        observer: Observer = SILENT,
+    ) -> None:
+        self._observer = observer
         self._policy = policy
         self._limits = limits
         self._names = SystemNames(limits.max_fetches)
@@ -69,7 +78,9 @@ class Fetcher:
         """
         body = Slot(self._bodies)
         try:
-            yield await self._fetch(reference, body)
+            with self._observer.fetching():
+                data = await self._fetch(reference, body)
+            yield data
         finally:
             body.release()
 

@@ -9,9 +9,9 @@ import asyncio
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import torch
 
@@ -22,6 +22,7 @@ from .errors import ErrorCode, RequestError
 from .fetching import Fetcher, too_large
 from .limits import ImageLimits
 from .local_files import LocalFiles, is_local
+from .observer import SILENT, Observer, Source
 from .resolving import Lookup
 
 __all__ = ["ImageLimits", "ImageLoader", "RequestImages"]
@@ -48,6 +49,7 @@ class ImageLoader:
         limits: what one picture may cost and where it may come from.
         threads: threads that decode and resize; 0 is one per core.
         lookup: replaces the system's name resolution.
+        observer: told of pictures, fetches and decoding.
 
     Raises:
         ValueError: an entry of `allowed_hosts` or `allowed_local_dirs` cannot be used.
@@ -60,15 +62,23 @@ class ImageLoader:
         limits: ImageLimits,
         threads: int = 0,
         lookup: Lookup | None = None,
+        observer: Observer = SILENT,
     ) -> None:
+        self._observer = observer
+        self._loading = 0
         self._limits = limits
         self._decoder = Decoder(size, resample, limits)
         self._files = LocalFiles(limits.allowed_local_dirs)
-        self._fetcher = Fetcher(AddressPolicy(limits.allowed_hosts), limits, lookup)
+        self._fetcher = Fetcher(AddressPolicy(limits.allowed_hosts), limits, lookup, observer)
         self._pool = ThreadPoolExecutor(
             threads or os.cpu_count() or 1, thread_name_prefix="decode", initializer=_let_others_go_first
         )
         self._closed = False
+
+    @property
+    def loading(self) -> int:
+        """Pictures that are being fetched and decoded, or wait for it. To be read on any thread."""
+        return self._loading
 
     async def load(self, reference: str | None, data: bytes | None = None) -> torch.Tensor:
         """The picture as a uint8 tensor of shape (3, height, width).
@@ -82,7 +92,8 @@ class ImageLoader:
         """
         if data is not None:
             encoded = data
-            return await self._in_thread(lambda: self._decode(encoded))
+            with self._counted(Source.BYTES):
+                return await self._in_thread(lambda: self._decode(encoded))
         if reference is None or not reference.strip():
             raise RequestError(
                 ErrorCode.NO_IMAGE, "the document has no picture; set 'img' to a URL or data: URI, or set 'img_bytes'."
@@ -90,11 +101,14 @@ class ImageLoader:
         text = reference.strip()
         scheme = text[:8].partition(":")[0].lower()
         if scheme == "data":
-            return await self._in_thread(lambda: self._decode(data_uris.decode(text, self._limits.max_image_bytes)))
+            with self._counted(Source.DATA):
+                return await self._in_thread(lambda: self._decode(data_uris.decode(text, self._limits.max_image_bytes)))
         if scheme in ("http", "https"):
-            return await self._load_url(text)
+            with self._counted(Source.URL):
+                return await self._load_url(text)
         if self._files and is_local(text):
-            return await self._in_thread(lambda: self._decode(self._files.read(text, self._limits.max_image_bytes)))
+            with self._counted(Source.FILE):
+                return await self._in_thread(lambda: self._decode(self._files.read(text, self._limits.max_image_bytes)))
         raise RequestError(
             ErrorCode.UNSUPPORTED_SCHEME,
             "'img' must be an http(s):// URL or a data: URI; or send the bytes in 'img_bytes'.",
@@ -115,6 +129,15 @@ class ImageLoader:
         self._pool.shutdown(wait=False)
         self._fetcher.close()
 
+    @contextmanager
+    def _counted(self, source: Source) -> Iterator[None]:
+        self._observer.picture_asked(source)
+        self._loading += 1
+        try:
+            yield
+        finally:
+            self._loading -= 1
+
     async def _load_url(self, url: str) -> torch.Tensor:
         if len(url) > _LONGEST_URL:
             raise RequestError(
@@ -126,7 +149,8 @@ class ImageLoader:
     def _decode(self, data: bytes) -> torch.Tensor:
         if len(data) > self._limits.max_image_bytes:
             raise too_large(self._limits)
-        return self._decoder(data)
+        with self._observer.decoding():
+            return self._decoder(data)
 
     async def _in_thread(self, work: Callable[[], torch.Tensor]) -> torch.Tensor:
         if self._closed:

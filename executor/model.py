@@ -5,7 +5,7 @@ Knows torch and transformers; knows nothing of Jina, of requests or of queues. `
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ class Blip2Model:
 
     Attributes:
         device: where the checkpoint is.
+        dtype: of its weights.
         max_prompt_tokens: as given.
         num_query_tokens: tokens of a picture, in front of each prompt.
         image_size: (height, width) in pixels of the pictures.
@@ -48,6 +49,7 @@ class Blip2Model:
         # A fast tokenizer refuses to encode in one thread while another one decodes ("Already borrowed").
         self._decoder = copy.deepcopy(self._tokenizer)
         self.device = checkpoint.device
+        self.dtype = checkpoint.dtype
         self.max_prompt_tokens = max_prompt_tokens
         self._is_encoder_decoder = bool(model.language_model.config.is_encoder_decoder)
         self._image_token_id = checkpoint.image_token_id
@@ -141,14 +143,17 @@ class Blip2Model:
         Returns:
             Answers without special tokens and surrounding white space.
         """
+        stopwatch = stopwatch or Stopwatch(self.device)
         tokens = self._text.generate(
             features,
             prompts,
             options,
             seeds if seeds is not None else [options.seed] * len(features),
-            stopwatch or Stopwatch(self.device),
-        )
-        return [answer.strip() for answer in self._decoder.batch_decode(tokens.cpu(), skip_special_tokens=True)]
+            stopwatch,
+        ).cpu()
+        generated = tokens[:, 1:] if self._is_encoder_decoder else tokens  # less the start token
+        stopwatch.tokens = int((generated != self._pad_token_id).sum())
+        return [answer.strip() for answer in self._decoder.batch_decode(tokens, skip_special_tokens=True)]
 
     def capture(self, shapes: Shapes, capture: Capture) -> Iterator[None]:
         """Captures programs for batches of these shapes, and uses them once all are there; yields after each."""
@@ -161,6 +166,16 @@ class Blip2Model:
         """How often `capture` yields."""
         texts = len(shapes.lengths) * len(shapes.beams) if isinstance(self._text, T5Text) else 0
         return len(shapes.batches) * (1 + texts)
+
+    def memory(self) -> tuple[Callable[[], int], Callable[[], int]] | None:
+        """What tells how many bytes of CUDA's memory PyTorch holds, and how many there are; None on a CPU.
+
+        Neither waits for the device, so both may be asked on any thread at any time.
+        """
+        if self.device.type != "cuda":
+            return None
+        total = int(torch.cuda.get_device_properties(self.device).total_memory)
+        return lambda: torch.cuda.memory_reserved(self.device), lambda: total
 
     def release(self) -> None:
         """Goes on without captured programs."""

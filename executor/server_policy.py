@@ -13,6 +13,8 @@ import grpc
 from .access import RequireToken, Tokens
 from .calls import Calls
 from .errors import StartupError
+from .metrics import Metrics
+from .observer import SILENT, Observer
 from .settings import Settings
 from .tls import Certificates
 
@@ -26,19 +28,24 @@ class ServerPolicy:
 
     Args:
         log: told when tokens or certificates change.
+        metrics: served on `metrics_port`; None where there is none.
 
     Attributes:
         calls: those in progress.
         drain_timeout_s: the longest that a service which is to end waits for them.
         credentials: of TLS; None is plaintext.
         health_port: where health alone is served, in plaintext.
+        observer: told of calls that are refused.
 
     Raises:
         StartupError: tokens or certificates cannot be used, or not in a process that Jina started.
     """
 
-    def __init__(self, settings: Settings, log: logging.Logger) -> None:
-        self.calls = Calls(settings.max_calls)
+    def __init__(self, settings: Settings, log: logging.Logger, metrics: Metrics | None = None) -> None:
+        self._metrics = metrics
+        self._metrics_port = settings.metrics_port
+        self.observer: Observer = metrics or SILENT
+        self.calls = Calls(settings.max_calls, self.observer)
         self.drain_timeout_s = settings.drain_timeout_s
         self.health_port = settings.health_port
         self._max_message_bytes = settings.max_message_mb * 2**20
@@ -58,7 +65,7 @@ class ServerPolicy:
 
     def interceptors(self) -> Sequence[grpc.aio.ServerInterceptor]:
         """In the order in which a call meets them."""
-        return [*([RequireToken(self._tokens)] if self._tokens else []), self.calls]
+        return [*([RequireToken(self._tokens, self.observer)] if self._tokens else []), self.calls]
 
     def options(self) -> dict[str, Any]:
         """Of gRPC's server."""
@@ -69,3 +76,26 @@ class ServerPolicy:
             # Two services on one port would each get some of the connections.
             "grpc.so_reuseport": 0,
         }
+
+    def serve_metrics(self, host: str) -> None:
+        """Serves the metrics, where there are any.
+
+        Args:
+            host: the address of the gRPC port.
+
+        Raises:
+            StartupError: `metrics_port` cannot be listened on.
+        """
+        if self._metrics is None or self._metrics_port is None:
+            return
+        try:
+            self._metrics.serve(host, self._metrics_port)
+        except OSError:
+            raise StartupError(
+                f"metrics_port {self._metrics_port} cannot be listened on: it is in use, or not for this user"
+            ) from None
+
+    def close_metrics(self) -> None:
+        """Ends what `serve_metrics` began; waits up to half a second for it."""
+        if self._metrics is not None:
+            self._metrics.close()

@@ -80,6 +80,9 @@ class Settings(BaseSettings):
     health_port: int | None = Field(
         default=None, ge=1, le=65535, description="port with health checks alone, in plaintext: for probes without TLS"
     )
+    metrics_port: int | None = Field(
+        default=None, ge=1, le=65535, description="port with metrics for Prometheus, at /metrics over HTTP; None: none"
+    )
     drain_timeout_s: float = Field(
         default=30.0,
         ge=0,

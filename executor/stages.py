@@ -16,12 +16,14 @@ class StageTimes(NamedTuple):
         prefill_s: seconds of encoding prompts.
         decode_s: seconds of all steps of the answers.
         steps: of the answers, one token each.
+        tokens: of all answers together, their ends among them, without padding.
     """
 
     encode_s: float
     prefill_s: float
     decode_s: float
     steps: int
+    tokens: int
 
 
 class Stopwatch:
@@ -32,6 +34,7 @@ class Stopwatch:
 
     Attributes:
         steps: of the answers.
+        tokens: of the answers.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -39,6 +42,7 @@ class Stopwatch:
         self._seconds: dict[str, float] = {}
         self._events: dict[str, tuple[torch.cuda.Event, torch.cuda.Event]] = {}
         self.steps = 0
+        self.tokens = 0
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
@@ -60,4 +64,4 @@ class Stopwatch:
             stage: start.elapsed_time(end) / 1000 for stage, (start, end) in self._events.items()
         }
         encode_s, prefill_s, decode_s = (seconds.get(stage, 0.0) for stage in ("encode", "prefill", "decode"))
-        return StageTimes(encode_s, prefill_s, decode_s, self.steps)
+        return StageTimes(encode_s, prefill_s, decode_s, self.steps, self.tokens)

@@ -295,3 +295,18 @@ def test_closing_finishes_what_runs_and_refuses_what_waits(device):
     with pytest.raises(RequestError, match="OVERLOADED"):
         batcher.submit(3)
     assert device.batches == [[1]]
+
+
+def test_each_batch_is_told_with_how_long_its_items_waited_and_once_although_it_is_halved(device):
+    told: list[Sequence[float]] = []
+    batcher = new_batcher(device, on_batch=told.append)
+    occupy(device, batcher)
+    futures = [batcher.submit(item) for item in (1, -2, 3)]
+    assert batcher.waiting == 3
+    device.let(100)
+    assert [future.exception(TIMEOUT_S) is None for future in futures] == [True, False, True]
+    batcher.close()
+    assert [len(waits_s) for waits_s in told] == [1, 3]
+    assert all(wait_s >= 0 for waits_s in told for wait_s in waits_s)
+    assert sorted(told[1], reverse=True) == told[1]  # who came first has waited longest
+    assert batcher.waiting == 0

@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from demo.service import CHECKPOINT, ROOT
 from executor import checkpoint
-from executor.engine import Engine, Question, batch_key
+from executor.decoding import Decoder
+from executor.engine import BatchReport, Engine, Question, batch_key
 from executor.errors import ErrorCode, RequestError
 from executor.generation import GenerationOptions
+from executor.limits import ImageLimits
 from executor.model import Blip2Model
 from executor.stages import Stopwatch
 from tests.test_model import BEAMS, GREEDY, PROMPTS, as_tensor, draw_pictures
@@ -157,3 +160,29 @@ def test_a_cuda_device_is_lost_when_it_cannot_even_synchronise(tiny_t5, monkeypa
     else:
         with pytest.raises(torch.AcceleratorError):
             engine.run(batch)
+
+
+def test_a_lone_greedy_answer_has_a_token_for_each_step(model):
+    reports: list[BatchReport] = []
+    ask(Engine(model, 0, reports.append), [Question(PICTURES[0], model.tokenize(PROMPTS[0]), GREEDY)])
+    assert reports[0].times.tokens == reports[0].times.steps > 0
+
+
+@pytest.mark.parametrize("options", [GREEDY, GREEDY.merged({"num_beams": 3})], ids=["greedy", "beams"])
+def test_tokens_are_those_of_the_answers_without_the_padding_of_their_batch(options):
+    loaded = checkpoint.load(str(CHECKPOINT), device="cpu")
+    model = Blip2Model(loaded, max_prompt_tokens=64)
+    picture = Decoder(model.image_size, model.resample, ImageLimits())(
+        (ROOT / "demo" / "pictures" / "two-cats.jpg").read_bytes()
+    )
+    reports: list[BatchReport] = []
+    answers = ask(
+        Engine(model, 0, reports.append),
+        [
+            Question(picture, model.tokenize(prompt), options)
+            for prompt in ("Question: how many cats are there? Answer:", "a photo of")
+        ],
+    )
+    lengths = [len(loaded.processor.tokenizer(answer).input_ids) for answer in answers]  # with their ends
+    assert lengths[0] < lengths[1]
+    assert reports[0].times.tokens == sum(lengths)

@@ -31,6 +31,7 @@ def refuse_before_documents_are_read() -> None:
 
     A service that is asked for more than it can do would spend its time on that. An Executor with a method `refusal`
     is asked first: what it returns becomes the `error` of each document, under its own id, and nothing else is done.
+    With `refused` it is told how many documents these are.
     """
     from jina.serve.runtimes.worker.request_handling import WorkerRequestHandler
 
@@ -47,6 +48,7 @@ def refuse_before_documents_are_read() -> None:
             return requests[0]
         told = refusal()
         if told is not None and (refused := _refused(requests[0], told)) is not None:
+            self._executor.refused(len(refused.proto_with_data.data.docs.docs))
             return refused
         return await process(self, requests, context, *args, **kwargs)
 

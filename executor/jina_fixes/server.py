@@ -1,5 +1,6 @@
 """Jina's gRPC server: what it lets in, and how it ends."""
 
+import asyncio
 from typing import Any
 
 import grpc
@@ -39,6 +40,7 @@ def serve_as_the_executor_says() -> None:
         self.server = _build(self, policy)
         _bind(self.server, self.host, self.port, policy.credentials)
         self.health_server = _build_health(self, policy)
+        policy.serve_metrics(self.host)
         await self.server.start()
         await self.health_server.start()
         for service in ("", *_full_names()):
@@ -56,6 +58,7 @@ def serve_as_the_executor_says() -> None:
             self.logger.warning(f"{left} calls have no answer after {policy.drain_timeout_s:g} s and are cut")
         await self.server.stop(grace=_LAST_BYTES_S)
         await self.health_server.stop(grace=None)
+        await asyncio.to_thread(policy.close_metrics)  # the last: until here one can see how it ends
         await BaseServer.shutdown(self)
         await self._request_handler.close()
 
@@ -75,7 +78,11 @@ def _build(jina_server: Any, policy: Any) -> grpc.aio.Server:
     options = policy.options() | dict(jina_server.grpc_server_options or {})
     server = grpc.aio.server(
         options=get_server_side_grpc_options(options),
-        interceptors=[*policy.interceptors(), TerseErrors(), *(jina_server.grpc_tracing_server_interceptors or ())],
+        interceptors=[
+            *policy.interceptors(),
+            TerseErrors(policy.observer),
+            *(jina_server.grpc_tracing_server_interceptors or ()),
+        ],
     )
     for name in _SERVED:
         getattr(jina_pb2_grpc, f"add_{name}Servicer_to_server")(jina_server._request_handler, server)

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 
 from ..calls import is_health_check
+from ..observer import SILENT, Observer, Refusal
 
 _log = logging.getLogger(__name__)
 
@@ -17,9 +18,13 @@ class TerseErrors(grpc.aio.ServerInterceptor):
 
     Here every request is read before Jina gets it. Methods that take one request become methods that take a stream, of
     which they read one: so a call is in the handler's hands, and can be counted, from its first byte.
+
+    Args:
+        observer: told of calls that cannot be read.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, observer: Observer = SILENT) -> None:
+        self._observer = observer
         self._handlers: dict[str, tuple[Any, Any]] = {}
 
     async def intercept_service(
@@ -37,8 +42,7 @@ class TerseErrors(grpc.aio.ServerInterceptor):
             known = self._handlers[details.method] = (handler, self._terse(handler))
         return known[1]
 
-    @staticmethod
-    def _terse(handler: Any) -> Any:
+    def _terse(self, handler: Any) -> Any:
         answers_to = _stream if handler.request_streaming else _one
 
         async def answer(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
@@ -47,6 +51,7 @@ class TerseErrors(grpc.aio.ServerInterceptor):
                     async for response in answers:
                         yield response
             except _UnreadableError as error:
+                self._observer.call_refused(Refusal.UNREADABLE)
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
             except grpc.aio.AbortError:
                 raise
