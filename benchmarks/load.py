@@ -8,6 +8,7 @@
 Starts `python -m executor` as users do and asks its gRPC health until it serves, warm-up included. `imports` is the
 part before any work: Python with everything that the service imports. Files are read once before each start, so that
 the disk counts as little as it can; `--cold` instead makes the kernel forget them, so that the disk counts in full.
+`load` is that of the checkpoint alone, without imports and warm-up: in half precision on a CPU a warm-up takes longer.
 Peak memory is the kernel's VmHWM of the process, file pages that it mapped included; `anonymous` is what it has of its
 own once it is ready. `--prepared` starts in turns the model and a copy of it that `python -m executor prepare` has made
 in `--dtype`; `verify` is the check of that copy's checksums alone, which is part of its start. The last line is JSON.
@@ -70,6 +71,25 @@ def verify_s(folder: Path, cold: bool) -> float:
     return time.perf_counter() - started
 
 
+_LOADING = """
+import sys, time
+from executor import checkpoint
+model, dtype = sys.argv[1:]
+started = time.perf_counter(), time.process_time()
+checkpoint.load(model, dtype=dtype)
+print(time.perf_counter() - started[0], time.process_time() - started[1])
+"""
+
+
+def loading(model: Path, cold: bool, dtype: str) -> dict[str, float]:
+    """Loads the checkpoint alone, in a new process, without a warm-up: seconds, and those of all cores together."""
+    read(model, cold)
+    command = [sys.executable, "-c", _LOADING, str(model.resolve()), dtype]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    load_s, cpu_s = map(float, done.stdout.split())
+    return {"load_s": load_s, "load_cpu_s": cpu_s}
+
+
 def start(model: Path, cold: bool, settings: dict[str, Any]) -> dict[str, float]:
     """One start of the service."""
     disk_gb = read(model, cold)
@@ -91,7 +111,8 @@ def measure(models: dict[str, Path], options: argparse.Namespace) -> dict[str, d
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in models}
     for _ in range(options.rounds):
         for name, model in models.items():
-            runs[name].append(start(model, options.cold, settings))
+            loaded = loading(model, options.cold, options.dtype)
+            runs[name].append(loaded | start(model, options.cold, settings))
     return {
         name: {key: statistics.median(run[key] for run in of_one) for key in of_one[0]} for name, of_one in runs.items()
     }
@@ -126,10 +147,11 @@ def main() -> None:
             )
         report["imports_s"] = statistics.median(imports_s() for _ in range(options.rounds))
         report["starts"] = measure(models, options)
-    print("             on disk GB  ready s  peak memory GB  anonymous GB   (medians)")
+    print("             on disk GB   load s   load CPU s  ready s  peak memory GB  anonymous GB   (medians)")
     for name, medians in report["starts"].items():
         print(
-            f"{name:12} {medians['disk_gb']:10.2f} {medians['ready_s']:8.1f} {medians['peak_gb']:15.2f} "
+            f"{name:12} {medians['disk_gb']:10.2f} {medians['load_s']:8.2f} {medians['load_cpu_s']:12.2f} "
+            f"{medians['ready_s']:8.1f} {medians['peak_gb']:15.2f} "
             f"{medians['anonymous_gb']:13.2f}"
         )
     print("   ".join(f"{key} {report[key]:.1f}" for key in ("imports_s", "prepare_s", "verify_s") if key in report))

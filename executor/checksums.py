@@ -36,7 +36,13 @@ def verify(folder: Path) -> None:
     """
     if not Path(folder, FILE_NAME).is_file():
         return
-    listed = _read(folder)
+    try:
+        _compare(folder, _read(folder))
+    except OSError as error:
+        raise StartupError(f"checkpoint '{folder}' cannot be read: {error}") from error
+
+
+def _compare(folder: Path, listed: dict[str, dict[str, Any]]) -> None:
     # What needs no reading first: most copies that fail were broken off, and hashing the rest takes seconds.
     for name, expected in listed.items():
         file = Path(folder, name)
@@ -48,10 +54,7 @@ def verify(folder: Path) -> None:
         # transformers prefers some names to others: one more file could be read instead of a listed one.
         if file.suffix in _READ_BY_TRANSFORMERS and file.name not in {*listed, FILE_NAME}:
             raise _different(folder, file.name, f"is not in {FILE_NAME}")
-    try:
-        digests = _digests([Path(folder, name) for name in listed])
-    except OSError as error:
-        raise StartupError(f"checkpoint '{folder}' cannot be read: {error}") from error
+    digests = _digests([Path(folder, name) for name in listed])
     for (name, expected), digest in zip(listed.items(), digests, strict=True):
         if digest != expected["sha256"]:
             raise _different(folder, name, f"is not what it was when {FILE_NAME} was written (its sha256 differs)")
@@ -61,7 +64,7 @@ def _read(folder: Path) -> dict[str, dict[str, Any]]:
     try:
         listed: dict[str, dict[str, Any]] = json.loads(Path(folder, FILE_NAME).read_text())["files"]
         return {name: {"bytes": int(file["bytes"]), "sha256": str(file["sha256"])} for name, file in listed.items()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise _different(folder, FILE_NAME, f"cannot be read ({error})") from error
 
 

@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prepares as the command line says. Returns the exit status: 0, or 1 with one line that says why."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # an exception, so that it cleans up
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _: sys.exit(128 + received))  # an exception, so that it cleans up
     try:
         prepare(options.model, options.output, options.revision, options.dtype)
     except StartupError as error:
@@ -62,10 +63,10 @@ def prepare(model: str, output: Path, revision: str = "main", dtype: str = "floa
         raise StartupError(f"dtype '{dtype}' is none of {', '.join(DTYPES)}")
     # Not through a link: the copy takes the place of what it leads to.
     output = output.resolve()
-    _check_place(output)
-    checkpoint = load(model, revision, device="cpu", dtype=dtype)
-    _check_numbers(checkpoint, model, dtype)
     try:
+        _check_place(output)
+        checkpoint = load(model, revision, device="cpu", dtype=dtype)
+        _check_numbers(checkpoint, model, dtype)
         with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
             # One deeper, because the temporary directory is for its owner alone and the copy is for who serves it.
             copy = Path(temporary, output.name)

@@ -31,11 +31,12 @@ QUESTIONS = ["Question: how many cats are there? Answer:", "a photo of", "Questi
 
 
 @pytest.fixture(autouse=True)
-def sigterm() -> Iterator[None]:
-    """The command sets a handler, as the last owner of its process."""
-    before = signal.getsignal(signal.SIGTERM)
+def signals() -> Iterator[None]:
+    """The command sets handlers, as the owner of its process."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
@@ -223,11 +224,12 @@ def test_a_full_disk_is_said_and_nothing_is_left_on_it(tmp_path):
     assert "Traceback" not in finished.stderr
 
 
-def test_a_signal_while_it_writes_leaves_nothing_behind(tiny_t5, tmp_path, monkeypatch):
-    monkeypatch.setattr(checksums, "write", lambda folder: os.kill(os.getpid(), signal.SIGTERM))
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_it_writes_leaves_nothing_behind(number, tiny_t5, tmp_path, monkeypatch):
+    monkeypatch.setattr(checksums, "write", lambda folder: signal.raise_signal(number))
     with pytest.raises(SystemExit) as ended:
         main(["prepare", "--model", str(tiny_t5), "--output", str(tmp_path / "copy")])
-    assert ended.value.code == 128 + signal.SIGTERM
+    assert ended.value.code == 128 + number
     assert not list(tmp_path.iterdir())
 
 
