@@ -9,6 +9,8 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,17 +65,26 @@ def prepare(model: str, output: Path, revision: str = "main", dtype: str = "floa
         raise StartupError(f"dtype '{dtype}' is none of {', '.join(DTYPES)}")
     # Not through a link: the copy takes the place of what it leads to.
     output = output.resolve()
-    try:
+    with _writing(output):
         _check_place(output)
-        checkpoint = load(model, revision, device="cpu", dtype=dtype)
-        _check_numbers(checkpoint, model, dtype)
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
-            # One deeper, because the temporary directory is for its owner alone and the copy is for who serves it.
-            copy = Path(temporary, output.name)
-            copy.mkdir()
-            _write(checkpoint, copy, dtype)
-            copy.rename(output)
-    except (OSError, SafetensorError) as error:
+    checkpoint = load(model, revision, device="cpu", dtype=dtype)
+    _check_numbers(checkpoint, model, dtype)
+    # One deeper, because a temporary directory is for its owner alone and the copy is for who serves it.
+    with (
+        _writing(output),
+        tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary,
+    ):
+        copy = Path(temporary, output.name)
+        copy.mkdir()
+        _write(checkpoint, copy, dtype)
+        copy.rename(output)
+
+
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError, ValueError) as error:  # transformers has ValueError for what it would not write
         raise StartupError(f"{output} cannot be written: {' '.join(str(error).split())}") from error
 
 
