@@ -17,6 +17,7 @@ _XL: dict[str, Any] = {
     "qformer_config": {},  # and BERT-base's
     "text_config": {
         "model_type": "t5",
+        "decoder_start_token_id": 0,
         "d_model": 2048,
         "d_kv": 64,
         "d_ff": 5120,
@@ -47,6 +48,7 @@ _BASE: dict[str, Any] = {
     },
     "text_config": {
         "model_type": "t5",
+        "decoder_start_token_id": 0,
         "d_model": 512,
         "d_kv": 64,
         "d_ff": 1024,
@@ -59,7 +61,32 @@ _BASE: dict[str, Any] = {
     },
     "num_query_tokens": 32,
 }
-ARCHITECTURES = {"xl": _XL, "base": _BASE}
+_MEDIUM: dict[str, Any] = {
+    "vision_config": {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "image_size": 224,
+        "patch_size": 16,
+    },
+    "qformer_config": {"num_hidden_layers": 6, "encoder_hidden_size": 768},
+    "text_config": {
+        "model_type": "t5",
+        "decoder_start_token_id": 0,
+        "d_model": 768,
+        "d_kv": 64,
+        "d_ff": 2048,
+        "num_layers": 6,
+        "num_decoder_layers": 6,
+        "num_heads": 12,
+        "feed_forward_proj": "gated-gelu",
+        "dense_act_fn": "gelu",
+        "vocab_size": 32128,
+    },
+    "num_query_tokens": 32,
+}
+ARCHITECTURES = {"xl": _XL, "base": _BASE, "medium": _MEDIUM}
 
 
 def config_of(architecture: str) -> Blip2Config:

@@ -1,4 +1,4 @@
-"""`python -m executor`: the service in one process, on a gRPC port.
+"""`python -m executor`: the service in one process, on a gRPC port; `python -m executor prepare`: see prepare.py.
 
 One process on purpose: there is no parent that could outlive a dead worker, and memory holds PyTorch once. SIGTERM and
 SIGINT drain it: nothing new is let in, what is in progress is finished. So does a device that is lost for good: health
@@ -15,6 +15,7 @@ import yaml
 from jina.excepts import BadConfigSource
 from jina.parsers import set_pod_parser
 
+from . import prepare
 from .errors import StartupError
 from .runtime import LoadingPort, Runtime, exit_now
 
@@ -30,6 +31,12 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=_port, default=54321, help="port to listen on (default: %(default)s)")
     parser.add_argument("--config", type=Path, default=_CONFIG, help="config.yml to use (default: the project's)")
+    commands = parser.add_subparsers(title="instead of serving", metavar="")
+    preparing = commands.add_parser(
+        "prepare", help="write a copy of a checkpoint that is quick to load, with checksums"
+    )
+    prepare.add_arguments(preparing)
+    preparing.set_defaults(instead=prepare.run)
     return parser.parse_args(argv)
 
 
@@ -43,6 +50,8 @@ def _port(text: str) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Serves until a signal. Returns the exit status: 0 after a signal, 1 without a start or with a lost device."""
     options = _parse(argv)
+    if hasattr(options, "instead"):
+        return int(options.instead(options))
     if not options.config.is_file():
         return _fail(f"there is no configuration file {options.config}")
     # fmt: off

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer, Blip2Config, Blip2ForConditionalGeneration, Blip2Processor
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
+from . import checksums
 from .errors import StartupError
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -70,7 +71,8 @@ def allow_fast_float32(device: torch.device, dtype: torch.dtype) -> None:
 def load(model: str, revision: str = "main", device: str = "auto", dtype: str = "auto") -> Checkpoint:
     """Loads a checkpoint, shard by shard onto its device, with a progress bar.
 
-    In float16 the modules that transformers protects (Q-Former, query tokens, T5's `wo`) stay float32.
+    In float16 the modules that transformers protects (Q-Former, query tokens, T5's `wo`) stay float32. A directory with
+    `checksums.json`, as `prepare` writes it, is checked first.
 
     Args:
         model: hub id or local directory.
@@ -83,6 +85,7 @@ def load(model: str, revision: str = "main", device: str = "auto", dtype: str = 
     """
     on = resolve_device(device)
     torch_dtype = resolve_dtype(dtype, on)
+    checksums.verify(Path(model))
     config = _load_config(model, revision)
     processor = _load_processor(model, revision)
     image_token_id = _agree_on_image_tokens(model, config, processor)
