@@ -214,15 +214,18 @@ def test_ports_agree(merged, pod):
     entrypoint = json.loads(re.findall(r"^ENTRYPOINT (.*)$", DOCKERFILE, re.MULTILINE)[0])
     assert str(ports["grpc"]) == entrypoint[entrypoint.index("--port") + 1]
     assert str(ports["health"]) == environment(pod)["BLIP2_HEALTH_PORT"]
-    assert ports.keys() == {"grpc", "health"}
-    assert len(set(ports.values())) == 2
+    assert str(ports["metrics"]) == environment(pod)["BLIP2_METRICS_PORT"]
+    assert ports.keys() == {"grpc", "health", "metrics"}
+    assert len(set(ports.values())) == 3
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert container[probe]["grpc"]["port"] == ports["health"]
     service = merged["Service", "blip2"]["spec"]
     assert service["clusterIP"] == "None"
     assert [(port["targetPort"], port["port"]) for port in service["ports"]] == [("grpc", ports["grpc"])]
-    (ingress,) = merged["NetworkPolicy", "blip2"]["spec"]["ingress"]
-    assert ingress["ports"] == [{"protocol": "TCP", "port": ports["grpc"]}]
+    everybody, prometheus = merged["NetworkPolicy", "blip2"]["spec"]["ingress"]
+    assert everybody == {"ports": [{"protocol": "TCP", "port": ports["grpc"]}]}
+    assert prometheus["ports"] == [{"protocol": "TCP", "port": ports["metrics"]}]
+    assert prometheus["from"]
 
 
 def test_there_is_time_to_drain_before_the_kill(pod):
