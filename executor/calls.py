@@ -5,6 +5,8 @@ Knows gRPC's interceptors, and neither Jina nor what is called.
 
 import asyncio
 import inspect
+import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from typing import Any
@@ -16,6 +18,7 @@ from .observer import SILENT, Observer, Refusal
 
 _HEALTH = "/grpc.health.v1.Health/"
 _LONGEST_WAIT_S = 1.0
+_QUIET_S = 0.1
 _MOST_WAITED_FOR = 16
 """Clients that are refused, at a time: each may bring a message of the largest size."""
 
@@ -70,6 +73,7 @@ class Calls(grpc.aio.ServerInterceptor):
         self._is_draining = False
         self._handlers: dict[str, tuple[Any, Any]] = {}
         self._none_left = asyncio.Event()
+        self._last_refused_s = -math.inf
         self._too_many = refusal(
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             f"{ErrorCode.OVERLOADED.value}: {most} calls are in progress (max_calls); try again in a second.",
@@ -96,6 +100,7 @@ class Calls(grpc.aio.ServerInterceptor):
         if handler is None or is_health_check(details.method):
             return handler
         if self._is_draining:
+            self._last_refused_s = time.monotonic()
             return self._shutting_down
         if self._in_progress >= self._most:
             return self._too_many
@@ -112,6 +117,16 @@ class Calls(grpc.aio.ServerInterceptor):
             with suppress(asyncio.TimeoutError):  # the number says it
                 await asyncio.wait_for(self._none_left.wait(), timeout_s)
         return self._in_progress
+
+    async def wait_for_quiet(self) -> None:
+        """Waits until nobody has called for a moment, though not for long.
+
+        To be called before the server is closed: gRPC tells CANCELLED to calls that arrive just then, whose clients may
+        take it for something other than a service that ends.
+        """
+        end_s = time.monotonic() + _LONGEST_WAIT_S
+        while (now_s := time.monotonic()) < end_s and now_s - self._last_refused_s < _QUIET_S:  # noqa: ASYNC110 - no event
+            await asyncio.sleep(_QUIET_S / 4)
 
     def _counted(self, handler: Any) -> Any:
         if inspect.iscoroutinefunction(handler.unary_unary):

@@ -45,6 +45,7 @@ def drain_gateways() -> None:
             left = await self.calls_in_progress.drain(timeout_s)
             if left:
                 self.logger.warning(f"{left} calls have no answer after {timeout_s:g} s and are cut")
+            await self.calls_in_progress.wait_for_quiet()
             await self.server.stop(grace=_LAST_BYTES_S)
         await shut_down(self)
 

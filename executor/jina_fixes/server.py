@@ -56,6 +56,7 @@ def serve_as_the_executor_says() -> None:
         left = await policy.calls.drain(policy.drain_timeout_s)
         if left:
             self.logger.warning(f"{left} calls have no answer after {policy.drain_timeout_s:g} s and are cut")
+        await policy.calls.wait_for_quiet()
         await self.server.stop(grace=_LAST_BYTES_S)
         await self.health_server.stop(grace=None)
         await asyncio.to_thread(policy.close_metrics)  # the last: until here one can see how it ends

@@ -75,12 +75,21 @@ class Client:
 
     Args:
         may_be_cut: whether calls may break off now.
+        may_be_closing: whether calls may meet a server that is just closing.
     """
 
-    def __init__(self, port: int, tokens: Tokens, tally: Tally, may_be_cut: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        port: int,
+        tokens: Tokens,
+        tally: Tally,
+        may_be_cut: Callable[[], bool],
+        may_be_closing: Callable[[], bool],
+    ) -> None:
         self._tokens = tokens
         self._tally = tally
         self._may_be_cut = may_be_cut
+        self._may_be_closing = may_be_closing
         self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", _OPTIONS)
         self._unary = self._channel.unary_unary(_UNARY)
         self._stream = self._channel.stream_stream(_STREAM)
@@ -253,6 +262,9 @@ class Client:
                 return 0.3
             self._tally.violation(f"a call was cut: {details}")
             return 0.3
+        if code is grpc.StatusCode.CANCELLED and self._may_be_closing():
+            self._tally.retries["came as it closed"] += 1
+            return 0.5
         if code is grpc.StatusCode.INTERNAL and details == NOT_SENT:
             self._tally.retries["not sent"] += 1
             return 0.3

@@ -102,6 +102,8 @@ class Lives:
         self.current = 0
         self.was_killed = False
         """From a kill -9 until the next life serves: calls may break off."""
+        self.is_closing = False
+        """From a SIGTERM until the next life serves: calls may meet a server that is just closing."""
         self.is_over = asyncio.Event()
         """The last life is about to end."""
         self.is_serving = asyncio.Event()
@@ -115,7 +117,7 @@ class Lives:
             self.current = number
             self._service = self._start()
             await asyncio.to_thread(self._service.__enter__)
-            self.was_killed = False
+            self.was_killed = self.is_closing = False
             self.is_serving.set()
             await self._live(life)
             if number < len(self.lives) - 1:
@@ -143,4 +145,5 @@ class Lives:
         if life.end is signal.SIGKILL:
             self.was_killed = True
             process.kill()
+        self.is_closing = True
         life.status = await asyncio.to_thread(self._service.stop, _LONGEST_END_S)
