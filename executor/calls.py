@@ -59,6 +59,25 @@ async def _drop(messages: AsyncIterator[bytes]) -> None:
         pass
 
 
+class WrappedHandlers:
+    """Wraps the handler of each method once, and not with every call.
+
+    Args:
+        wrap: makes a handler of a handler.
+    """
+
+    def __init__(self, wrap: Callable[[Any], Any]) -> None:
+        self._wrap = wrap
+        self._known: dict[str, tuple[Any, Any]] = {}
+
+    def of(self, method: str, handler: Any) -> Any:
+        """What `wrap` makes of a handler; to be asked for methods that exist alone."""
+        known = self._known.get(method)
+        if known is None or known[0] is not handler:  # with tracing each call has a handler of its own
+            known = self._known[method] = (handler, self._wrap(handler))
+        return known[1]
+
+
 class Calls(grpc.aio.ServerInterceptor):
     """Counts the calls in progress, all but health checks, and refuses those beyond a limit with RESOURCE_EXHAUSTED.
 
@@ -71,7 +90,7 @@ class Calls(grpc.aio.ServerInterceptor):
         self._most = most
         self._in_progress = 0
         self._is_draining = False
-        self._handlers: dict[str, tuple[Any, Any]] = {}
+        self._wrapped = WrappedHandlers(self._counted)
         self._none_left = asyncio.Event()
         self._last_refused_s = -math.inf
         self._too_many = refusal(
@@ -104,10 +123,7 @@ class Calls(grpc.aio.ServerInterceptor):
             return self._shutting_down
         if self._in_progress >= self._most:
             return self._too_many
-        known = self._handlers.get(details.method)
-        if known is None or known[0] is not handler:  # with tracing each call has a handler of its own
-            known = self._handlers[details.method] = (handler, self._counted(handler))
-        return known[1]
+        return self._wrapped.of(details.method, handler)
 
     async def drain(self, timeout_s: float) -> int:
         """Refuses new calls with UNAVAILABLE and waits for the end of the others. Returns how many have not ended."""

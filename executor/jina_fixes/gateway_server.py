@@ -12,8 +12,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ..calls import Calls
 from ..server_policy import SHORTEST_PING_INTERVAL_MS
 from .keeper import drain_timeout_s
+from .server import drain
 
-_LAST_BYTES_S = 3.0
 _RETRY_S = 1.0
 _PINGS = {"grpc.http2.min_recv_ping_interval_without_data_ms": SHORTEST_PING_INTERVAL_MS}
 _NOT_SHARED = {"grpc.use_local_subchannel_pool": 1}
@@ -40,13 +40,7 @@ def drain_gateways() -> None:
 
     async def shutdown(self: Any) -> None:
         if isinstance(self._request_handler, GatewayRequestHandler) and self.server is not None:
-            await self.health_servicer.enter_graceful_shutdown()
-            timeout_s = drain_timeout_s()
-            left = await self.calls_in_progress.drain(timeout_s)
-            if left:
-                self.logger.warning(f"{left} calls have no answer after {timeout_s:g} s and are cut")
-            await self.calls_in_progress.wait_for_quiet()
-            await self.server.stop(grace=_LAST_BYTES_S)
+            await drain(self, self.calls_in_progress, drain_timeout_s())
         await shut_down(self)
 
     GRPCServer.setup_server = setup_server

@@ -13,6 +13,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from .keeper import CLOSING_S, end_with_parent, keep, longest_end_s
+from .server import policy_of
 
 
 def let_a_segfault_end_a_process() -> None:
@@ -70,9 +71,9 @@ def end_a_worker_with_its_parent_and_its_device() -> None:
     set_up = GRPCServer.setup_server
 
     async def setup_server(self: Any) -> None:
-        executor: Any = getattr(self._request_handler, "_executor", None)
-        policy = getattr(executor, "server_policy", None)
+        policy = policy_of(self)
         if policy is not None:
+            executor = self._request_handler._executor
             loop = asyncio.get_running_loop()
             if threading.current_thread() is threading.main_thread():
                 loop.remove_signal_handler(signal.SIGSEGV)
@@ -86,7 +87,7 @@ def end_a_worker_with_its_parent_and_its_device() -> None:
 
 
 async def _end_without_device(server: Any) -> None:
-    policy = server._request_handler._executor.server_policy
+    policy = policy_of(server)
     try:
         await server.health_servicer.enter_graceful_shutdown()
         await policy.calls.drain(policy.drain_timeout_s)

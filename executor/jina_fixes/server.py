@@ -7,6 +7,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from ..calls import Calls
 from ..errors import StartupError
 from .terse_errors import TerseErrors
 
@@ -33,7 +34,7 @@ def serve_as_the_executor_says() -> None:
     set_up_by_jina, shut_down_by_jina = GRPCServer.setup_server, GRPCServer.shutdown
 
     async def setup_server(self: Any) -> None:
-        policy = _policy(self)
+        policy = policy_of(self)
         if policy is None:
             await set_up_by_jina(self)
             return
@@ -48,16 +49,11 @@ def serve_as_the_executor_says() -> None:
         self.logger.info(f"serving on {self.host}:{self.port}{', TLS' if policy.credentials is not None else ''}")
 
     async def shutdown(self: Any) -> None:
-        policy = _policy(self)
+        policy = policy_of(self)
         if policy is None:
             await shut_down_by_jina(self)
             return
-        await self.health_servicer.enter_graceful_shutdown()
-        left = await policy.calls.drain(policy.drain_timeout_s)
-        if left:
-            self.logger.warning(f"{left} calls have no answer after {policy.drain_timeout_s:g} s and are cut")
-        await policy.calls.wait_for_quiet()
-        await self.server.stop(grace=_LAST_BYTES_S)
+        await drain(self, policy.calls, policy.drain_timeout_s)
         await self.health_server.stop(grace=None)
         await asyncio.to_thread(policy.close_metrics)  # the last: until here one can see how it ends
         await BaseServer.shutdown(self)
@@ -67,7 +63,23 @@ def serve_as_the_executor_says() -> None:
     GRPCServer.shutdown = shutdown
 
 
-def _policy(server: Any) -> Any:
+async def drain(jina_server: Any, calls: Calls, timeout_s: float) -> None:
+    """Says NOT_SERVING, refuses what is new, finishes what is in progress, closes the port.
+
+    Args:
+        calls: those of this server.
+        timeout_s: the longest wait for their end.
+    """
+    await jina_server.health_servicer.enter_graceful_shutdown()
+    left = await calls.drain(timeout_s)
+    if left:
+        jina_server.logger.warning(f"{left} calls have no answer after {timeout_s:g} s and are cut")
+    await calls.wait_for_quiet()
+    await jina_server.server.stop(grace=_LAST_BYTES_S)
+
+
+def policy_of(server: Any) -> Any:
+    """The `server_policy` of the Executor that a server of Jina serves; None where there is none."""
     executor = getattr(server._request_handler, "_executor", None)
     return getattr(executor, "server_policy", None)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from ..calls import is_health_check
+from ..calls import WrappedHandlers, is_health_check
 from ..observer import SILENT, Observer, Refusal
 
 _log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ class TerseErrors(grpc.aio.ServerInterceptor):
 
     def __init__(self, observer: Observer = SILENT) -> None:
         self._observer = observer
-        self._handlers: dict[str, tuple[Any, Any]] = {}
+        self._wrapped = WrappedHandlers(self._terse)
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
@@ -37,10 +37,7 @@ class TerseErrors(grpc.aio.ServerInterceptor):
             or handler.request_streaming != handler.response_streaming
         ):
             return handler
-        known = self._handlers.get(details.method)
-        if known is None or known[0] is not handler:  # with tracing each call has a handler of its own
-            known = self._handlers[details.method] = (handler, self._terse(handler))
-        return known[1]
+        return self._wrapped.of(details.method, handler)
 
     def _terse(self, handler: Any) -> Any:
         answers_to = _stream if handler.request_streaming else _one

@@ -1,8 +1,13 @@
 """What the tests over a socket share."""
 
+from collections.abc import Iterator
+
+import grpc
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.integration.inprocess import HeldService
 
 
 @pytest.fixture(scope="session")
@@ -11,3 +16,10 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     file = tmp_path_factory.mktemp("picture") / "picture.png"
     Image.fromarray(np.arange(32 * 32 * 3, dtype=np.uint8).reshape(32, 32, 3)).save(file)
     return file.read_bytes()
+
+
+@pytest.fixture
+def channel(held: HeldService) -> Iterator[grpc.Channel]:
+    """To the service that the test's own module starts as `held`."""
+    with grpc.insecure_channel(f"127.0.0.1:{held.port}") as channel:
+        yield channel

@@ -28,12 +28,6 @@ def held(tiny_t5, monkeypatch) -> Iterator[HeldService]:
         yield service
 
 
-@pytest.fixture
-def channel(held) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(f"127.0.0.1:{held.port}") as channel:
-        yield channel
-
-
 def is_serving(channel: grpc.Channel) -> bool:
     reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S)
     return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)

@@ -31,12 +31,6 @@ def held(tiny_environment, monkeypatch) -> Iterator[HeldService]:
         yield service
 
 
-@pytest.fixture
-def channel(held) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(f"127.0.0.1:{held.port}") as channel:
-        yield channel
-
-
 def call(channel: grpc.Channel, kind: str, documents: DocList, timeout_s: float | None = None) -> grpc.Future:
     """A call in progress."""
     request = as_request(documents)

@@ -151,34 +151,25 @@ def hold_device(batcher: WatchedBatcher, monkeypatch: pytest.MonkeyPatch) -> "tu
     return entered, proceed
 
 
-def test_documents_for_which_there_is_no_room_are_counted(tiny_t5, picture, monkeypatch):
+@pytest.mark.parametrize(
+    ("limit", "padding", "seeds"),
+    [({"max_queue": 1}, 0, (1, 2, 3)), ({"max_queue_mb": 1}, 600_000, (1, 2))],
+    ids=["documents", "bytes"],
+)
+def test_documents_for_which_there_is_no_room_are_counted(tiny_t5, picture, monkeypatch, limit, padding, seeds):
     metrics_port = free_port()
-    settings = {"model": str(tiny_t5), "max_queue": 1, "metrics_port": metrics_port}
+    settings = {"model": str(tiny_t5), "metrics_port": metrics_port} | limit
     with (
         hold_service(monkeypatch, uses_with=settings) as held,
         grpc.insecure_channel(f"127.0.0.1:{held.port}") as channel,
     ):
         inside = call(channel, "unary", numbered(picture, 0))
         assert held.engine.entered.acquire(timeout=TIMEOUT_S)
-        assert answers(call(channel, "unary", numbered(picture, 1, 2, 3))) == ["", "", ""]
+        assert answers(call(channel, "unary", numbered(picture + bytes(padding), *seeds))) == [""] * len(seeds)
         held.engine.let(1)
         assert answers(inside) == ["0"]
-        assert Scrape(metrics_port).above_zero("blip2_documents_total", "code") == {"OK": 1, "OVERLOADED": 3}
-
-
-def test_requests_without_room_for_their_bytes_are_counted_by_their_documents(tiny_t5, picture, monkeypatch):
-    metrics_port = free_port()
-    settings = {"model": str(tiny_t5), "max_queue_mb": 1, "metrics_port": metrics_port}
-    with (
-        hold_service(monkeypatch, uses_with=settings) as held,
-        grpc.insecure_channel(f"127.0.0.1:{held.port}") as channel,
-    ):
-        inside = call(channel, "unary", numbered(picture, 0))
-        assert held.engine.entered.acquire(timeout=TIMEOUT_S)
-        assert answers(call(channel, "unary", numbered(picture + bytes(600_000), 1, 2))) == ["", ""]
-        held.engine.let(1)
-        assert answers(inside) == ["0"]
-        assert Scrape(metrics_port).above_zero("blip2_documents_total", "code") == {"OK": 1, "OVERLOADED": 2}
+        expected = {"OK": 1, "OVERLOADED": len(seeds)}
+        assert Scrape(metrics_port).above_zero("blip2_documents_total", "code") == expected
 
 
 def test_requests_that_fail_as_a_whole_are_counted(served, metrics_port, two_cats):

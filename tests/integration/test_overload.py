@@ -28,12 +28,6 @@ def held(tiny_t5, settings, monkeypatch) -> Iterator[HeldService]:
         yield service
 
 
-@pytest.fixture
-def channel(held) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(f"127.0.0.1:{held.port}") as channel:
-        yield channel
-
-
 def errors(call: grpc.Future) -> list[str]:
     reply = call.result(TIMEOUT_S)
     reply.document_array_cls = DocList[Response]

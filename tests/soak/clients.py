@@ -8,7 +8,7 @@ import random
 import re
 import secrets
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 from jina.proto import jina_pb2
 
+from .lives import Lives
 from .questions import Failed, Item, decode, encode
 
 _GIVE_UP_S = 120
@@ -74,22 +75,13 @@ class Client:
     """One client with a connection of its own.
 
     Args:
-        may_be_cut: whether calls may break off now.
-        may_be_closing: whether calls may meet a server that is just closing.
+        lives: whether calls may break off now, or meet a server that is just closing.
     """
 
-    def __init__(
-        self,
-        port: int,
-        tokens: Tokens,
-        tally: Tally,
-        may_be_cut: Callable[[], bool],
-        may_be_closing: Callable[[], bool],
-    ) -> None:
+    def __init__(self, port: int, tokens: Tokens, tally: Tally, lives: Lives) -> None:
         self._tokens = tokens
         self._tally = tally
-        self._may_be_cut = may_be_cut
-        self._may_be_closing = may_be_closing
+        self._lives = lives
         self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", _OPTIONS)
         self._unary = self._channel.unary_unary(_UNARY)
         self._stream = self._channel.stream_stream(_STREAM)
@@ -258,11 +250,11 @@ class Client:
                 self._tally.retries["not let in"] += 1
                 return 0.5
             self._tally.retries["cut by kill -9"] += 1
-            if self._may_be_cut():
+            if self._lives.was_killed:
                 return 0.3
             self._tally.violation(f"a call was cut: {details}")
             return 0.3
-        if code is grpc.StatusCode.CANCELLED and self._may_be_closing():
+        if code is grpc.StatusCode.CANCELLED and self._lives.is_closing:
             self._tally.retries["came as it closed"] += 1
             return 0.5
         if code is grpc.StatusCode.INTERNAL and details == NOT_SENT:

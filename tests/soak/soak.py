@@ -99,7 +99,7 @@ async def soak(
         return Service(port, log, auth_tokens_file=folder / "tokens", max_queue=max_queue, **_SETTINGS)
 
     running = Lives(lives, start, sample_s)
-    asking = Asking(port, tokens, tally, lambda: running.was_killed, lambda: running.is_closing)
+    asking = Asking(port, tokens, tally, running)
     async with AsyncExitStack() as stack:
         urls = await stack.enter_async_context(_picture_servers(questions.pictures))
         living = asyncio.create_task(running.run())
@@ -138,22 +138,14 @@ async def soak(
 class Asking:
     """What goes on beside the service until it is over."""
 
-    def __init__(
-        self,
-        port: int,
-        tokens: Tokens,
-        tally: Tally,
-        may_be_cut: Callable[[], bool],
-        may_be_closing: Callable[[], bool],
-    ) -> None:
+    def __init__(self, port: int, tokens: Tokens, tally: Tally, lives: Lives) -> None:
         self._port = port
         self._tokens = tokens
         self._tally = tally
-        self._may_be_cut = may_be_cut
-        self._may_be_closing = may_be_closing
+        self._lives = lives
 
     def _connect(self) -> Client:
-        return Client(self._port, self._tokens, self._tally, self._may_be_cut, self._may_be_closing)
+        return Client(self._port, self._tokens, self._tally, self._lives)
 
     async def client(self, habits: Habits, over: asyncio.Event) -> None:
         """Everything once, then at random, on one connection."""
