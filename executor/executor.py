@@ -75,7 +75,7 @@ class Blip2Executor(Executor):
             self.logger.warning(warning)
         metrics = Metrics() if self.settings.metrics_port is not None else None
         self._observer: Observer = metrics or SILENT
-        self.server_policy = ServerPolicy(self.settings, self.logger.logger, metrics)
+        self.server_policy = ServerPolicy(self.settings, self.logger.logger, self.refusal, metrics)
         self._admission = Admission(self.settings.max_queue, self.settings.max_queue_mb * 1_000_000)
         self._defaults = self.settings.generation()
         loading_since = time.monotonic()

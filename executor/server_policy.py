@@ -5,7 +5,7 @@ Knows the settings and gRPC. `executor/jina_fixes/server.py` builds Jina's serve
 
 import logging
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
@@ -28,6 +28,7 @@ class ServerPolicy:
 
     Args:
         log: told when tokens or certificates change.
+        full: what a document that comes now would be told; None where there is room for it.
         metrics: served on `metrics_port`; None where there is none.
 
     Attributes:
@@ -41,11 +42,17 @@ class ServerPolicy:
         StartupError: tokens or certificates cannot be used, or not in a process that Jina started.
     """
 
-    def __init__(self, settings: Settings, log: logging.Logger, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        log: logging.Logger,
+        full: Callable[[], str | None] = lambda: None,
+        metrics: Metrics | None = None,
+    ) -> None:
         self._metrics = metrics
         self._metrics_port = settings.metrics_port
         self.observer: Observer = metrics or SILENT
-        self.calls = Calls(settings.max_calls, self.observer)
+        self.calls = Calls(settings.max_calls, full, self.observer)
         self.drain_timeout_s = settings.drain_timeout_s
         self.health_port = settings.health_port
         self._max_message_bytes = settings.max_message_mb * 2**20
