@@ -59,7 +59,7 @@ def flooded(full) -> tuple[HeldService, grpc.Channel, grpc.Future]:
 def test_of_a_flood_a_call_is_refused_before_its_message_is_received(flooded, picture, monkeypatch, size):
     held = flooded[0]
     received: list[object] = []
-    monkeypatch.setattr(held.executor, "refusal", lambda: received.append("asked for the documents") or "x")
+    monkeypatch.setattr(held.executor, "refusal", lambda: received.append("its documents"))
     message = as_request(numbered(picture + bytes(size), 1)).proto_with_data.SerializeToString()
 
     async def ask() -> None:  # as jina.Client does
