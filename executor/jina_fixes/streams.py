@@ -5,6 +5,7 @@ from contextlib import aclosing
 from typing import Any
 
 from ..overlap import overlapped
+from .merging import LEAST_PREFETCH, answered_together, count_documents
 
 
 def overlap_requests_of_a_stream() -> None:
@@ -12,7 +13,8 @@ def overlap_requests_of_a_stream() -> None:
 
     A stock `client.post(inputs=documents, request_size=1)` sends one stream, so no two of its documents ever shared a
     batch. An Executor with an attribute `stream_documents` gets the next requests while that many documents are in
-    flight; answers keep their order, and a client's `prefetch` is heeded, as a gateway does.
+    flight; answers keep their order, and a client's `prefetch` is heeded, as a gateway does. What has arrived while
+    that many are in flight goes on together.
     """
     from jina.serve.runtimes.worker.request_handling import WorkerRequestHandler
 
@@ -29,16 +31,16 @@ def overlap_requests_of_a_stream() -> None:
             async def answer(request: Any) -> Any:
                 return await self.process_data([request], context)
 
-            answers = overlapped(request_iterator, answer, _count_documents, capacity, _prefetch(context))
+            prefetch = _prefetch(context)
+            if prefetch is None or prefetch >= LEAST_PREFETCH:
+                answers = answered_together(request_iterator, answer, capacity, max(1, capacity // 4))
+            else:
+                answers = overlapped(request_iterator, answer, count_documents, capacity, prefetch)
         async with aclosing(answers):
             async for response in answers:
                 yield response
 
     WorkerRequestHandler.stream = WorkerRequestHandler.Call = stream
-
-
-def _count_documents(request: Any) -> int:
-    return len(request.proto_with_data.data.docs.docs)
 
 
 def _prefetch(context: Any) -> int | None:

@@ -4,6 +4,7 @@ import itertools
 import queue
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import grpc
 import pytest
@@ -12,7 +13,7 @@ from jina import Client
 from jina.proto import jina_pb2, jina_pb2_grpc
 from jina.types.request.data import DataRequest
 
-from executor import Response
+from executor import ImagePrompt, Response
 from tests.integration.inprocess import TIMEOUT_S, HeldService, as_request, gateway_to, hold_service, numbered
 
 BATCH = 2
@@ -237,7 +238,7 @@ def test_an_empty_stream_ends(stream):
 
 def test_many_long_requests_at_once_are_all_answered_though_the_queue_is_short(tiny_t5, monkeypatch, picture):
     monkeypatch.setenv("BLIP2_MODEL", str(tiny_t5))
-    max_queue, requests, size = 4 * PER_REQUEST, 7, 3 * PER_REQUEST
+    max_queue, requests, size = 4 * PER_REQUEST, 5, 3 * PER_REQUEST
     batching = {"/vqa": {"preferred_batch_size": BATCH, "timeout": 0}}
     with (
         hold_service(monkeypatch, uses_with={"max_queue": max_queue}, uses_dynamic_batching=batching) as held,
@@ -250,3 +251,81 @@ def test_many_long_requests_at_once_are_all_answered_though_the_queue_is_short(t
         assert len(held.batcher.submitted) <= max_queue
         held.engine.let(10_000)
         assert [stream.read() for _ in starts] == [[str(start + n) for n in range(size)] for start in starts]
+
+
+@pytest.fixture
+def sizes(held, monkeypatch) -> list[int]:
+    """How many documents each request had that reached the Executor."""
+    sizes: list[int] = []
+    respond_to_all = held.executor._respond_to_all
+
+    async def noted(docs: DocList[ImagePrompt], *args: Any) -> None:
+        sizes.append(len(docs))
+        await respond_to_all(docs, *args)
+
+    monkeypatch.setattr(held.executor, "_respond_to_all", noted)
+    return sizes
+
+
+@pytest.fixture
+def full(port, held) -> int:
+    """So many documents of a stream are in flight when the next ones have to wait."""
+    return IN_FLIGHT if port == held.port else 64
+
+
+def test_what_arrives_while_a_stream_is_full_travels_together(held, sizes, port, picture, full):
+    seeds = range(3 * full)
+    with open_stream(port) as stream:
+        requests = each(picture, seeds)
+        for number, request in enumerate(requests):
+            request.header.request_id = str(number)
+        stream.send(*requests)
+        held.batcher.wait_for_submitted(range(full))
+        held.engine.let(10_000)
+        replies = [next(stream.call) for _ in seeds]
+    assert [reply.header.request_id for reply in replies] == [str(seed) for seed in seeds]
+    for reply in replies:
+        reply.document_array_cls = DocList[Response]
+    assert [[response.answer for response in reply.docs] for reply in replies] == [[str(seed)] for seed in seeds]
+    assert sum(sizes) == len(seeds)
+    assert max(sizes) > 1
+
+
+def test_requests_with_other_parameters_or_too_large_travel_alone(held, sizes, port, picture, full):
+    with open_stream(port) as stream:
+        first = each(picture, range(full))
+        large = each(picture + bytes(2**20), range(100, 104))
+        other = each(picture, range(200, 204))
+        for number, request in enumerate(other):
+            request.parameters = {"max_new_tokens": 1 + number}
+        stream.send(*first, *large, *other)
+        held.batcher.wait_for_submitted(range(full))
+        held.engine.let(10_000)
+        answers = [stream.read() for _ in range(full + 8)]
+    assert answers == [[str(seed)] for seed in (*range(full), *range(100, 104), *range(200, 204))]
+    assert sizes[-8:] == [1] * 8
+
+
+def test_a_request_that_fails_as_a_whole_fails_alone_though_it_travelled_with_others(
+    held, port, picture, full, monkeypatch
+):
+    seeds, guilty = range(2 * full), full
+    respond_to_all, failed = held.executor._respond_to_all, []
+
+    async def fail(docs: DocList[ImagePrompt], *args: Any) -> None:
+        if guilty in [doc.seed for doc in docs]:
+            failed.append(len(docs))
+            raise RuntimeError("of this request")
+        await respond_to_all(docs, *args)
+
+    monkeypatch.setattr(held.executor, "_respond_to_all", fail)
+    with open_stream(port) as stream:
+        stream.send(*each(picture, seeds))
+        held.batcher.wait_for_submitted(range(full))
+        with passing_by(held, picture):
+            held.engine.let(10_000)
+        replies = [next(stream.call) for _ in seeds]
+    assert failed[0] > 1
+    assert failed[1:] == [1]
+    faults = [seed for seed, reply in zip(seeds, replies, strict=True) if reply.header.status.code]
+    assert faults == [guilty]
