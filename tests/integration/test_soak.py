@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from tests.soak.lives import Life, Sample
-from tests.soak.soak import soak
+from tests.soak.soak import cut_calls, soak
 
 
 def test_nothing_is_lost_or_wrong_under_load_faults_and_restarts(tmp_path):
@@ -55,3 +55,10 @@ def test_a_life_in_which_something_grows_is_faulty(grows, faults):
 )
 def test_a_life_that_ends_otherwise_than_it_must_is_faulty(end, status, by_itself, faults):
     assert len(Life(1, end, [], by_itself, status).faults()) == faults
+
+
+def test_calls_that_a_service_has_cut_are_found_in_its_log():
+    told = "WARN   blip2@1 3 calls have no answer after 2 s and     [11/27/26 17:27:05]\n       are cut\n"
+    assert cut_calls(told)
+    assert cut_calls(told.replace("answer after", "[11/27/26 17:27:05]\n       answer after"))
+    assert not cut_calls("INFO   blip2@1 auth_tokens_file has changed, it has 1     [11/27/26 17:27:16]\n   tokens\n")

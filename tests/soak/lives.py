@@ -1,8 +1,10 @@
 """The service from start to end, again and again: what it holds, how it ends. Knows nothing of what it is asked."""
 
 import asyncio
+import math
 import os
 import signal
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +13,7 @@ from statistics import median
 from demo.service import Service
 
 _LONGEST_END_S = 60
+_OLD_CONNECTIONS_S = 10
 _FEWEST_SAMPLES = 6
 MOST_GROWTH = {"megabytes": 30.0, "descriptors": 32.0, "threads": 4.0}
 """From the second third of a life to the last one, in medians. Megabytes: what the allocator keeps for later, and pages
@@ -102,8 +105,8 @@ class Lives:
         self.current = 0
         self.was_killed = False
         """From a kill -9 until the next life serves: calls may break off."""
-        self.is_closing = False
-        """From a SIGTERM until the next life serves: calls may meet a server that is just closing."""
+        self._is_closing = False
+        self._serves_since_s = -math.inf
         self.is_over = asyncio.Event()
         """The last life is about to end."""
         self.is_serving = asyncio.Event()
@@ -111,13 +114,21 @@ class Lives:
         self._start = start
         self._sample_s = sample_s
 
+    @property
+    def is_closing(self) -> bool:
+        """From a SIGTERM until a while after the next life serves: calls may meet a server that is just closing, or be
+        sent on a connection that was to the one before."""
+        return self._is_closing or time.monotonic() - self._serves_since_s < _OLD_CONNECTIONS_S
+
     async def run(self) -> None:
         """All lives but the end of the last one, which `end` brings."""
         for number, life in enumerate(self.lives):
             self.current = number
             self._service = self._start()
             await asyncio.to_thread(self._service.__enter__)
-            self.was_killed = self.is_closing = False
+            self.was_killed = self._is_closing = False
+            if number:
+                self._serves_since_s = time.monotonic()
             self.is_serving.set()
             await self._live(life)
             if number < len(self.lives) - 1:
@@ -145,5 +156,5 @@ class Lives:
         if life.end is signal.SIGKILL:
             self.was_killed = True
             process.kill()
-        self.is_closing = True
+        self._is_closing = True
         life.status = await asyncio.to_thread(self._service.stop, _LONGEST_END_S)

@@ -25,6 +25,7 @@ from .habits import Habits
 from .lives import Life, Lives
 from .questions import Questions, encode
 
+_TIME = re.compile(r"\[\d+/\d+/\d+ [\d:]+\]")
 _MAX_MESSAGE_MB = 16
 _SETTINGS: dict[str, Any] = {
     "allowed_hosts": "127.0.0.1",
@@ -132,7 +133,15 @@ async def soak(
                 task.cancel()
             await asyncio.gather(living, serving_first, reporting, *tasks, return_exceptions=True)
             await running.end()
+    for log in sorted(folder.glob("life-*.log")):
+        if cut_calls(log.read_text(errors="replace")):
+            tally.violation(f"{log.stem} has cut calls that it had let in")
     return Verdict(tally, lives, time.monotonic() - begun)
+
+
+def cut_calls(log: str) -> bool:
+    """Whether a service says in its log, whose lines have times and are broken anywhere, that it has cut calls."""
+    return "calls have no answer after" in " ".join(_TIME.sub(" ", log).split())
 
 
 class Asking:
