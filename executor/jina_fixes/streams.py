@@ -12,7 +12,8 @@ def overlap_requests_of_a_stream() -> None:
 
     A stock `client.post(inputs=documents, request_size=1)` sends one stream, so no two of its documents ever shared a
     batch. An Executor with an attribute `stream_documents` gets the next requests while that many documents are in
-    flight; answers keep their order, and a client's `prefetch` is heeded, as a gateway does.
+    flight; answers keep their order, and a client's `prefetch` is heeded, as a gateway does. Its method
+    `request_of_a_stream` returns a context manager that is around each of them.
     """
     from jina.serve.runtimes.worker.request_handling import WorkerRequestHandler
 
@@ -27,7 +28,8 @@ def overlap_requests_of_a_stream() -> None:
         else:
 
             async def answer(request: Any) -> Any:
-                return await self.process_data([request], context)
+                with self._executor.request_of_a_stream():
+                    return await self.process_data([request], context)
 
             answers = overlapped(request_iterator, answer, _count_documents, capacity, _prefetch(context))
         async with aclosing(answers):
