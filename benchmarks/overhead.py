@@ -119,7 +119,7 @@ def main() -> None:
     load_before = os.getloadavg()[0]
     cases = [(case.picture, case.prompt, case.answer) for case in workload.build(options.model, options.pictures)]
     with tempfile.TemporaryDirectory() as name, _collecting() as collector:
-        everything = {
+        everything: dict[str, dict[str, Any]] = {
             "metrics": {"metrics_port": free_port()},
             "traces": {"otlp_endpoint": f"http://127.0.0.1:{collector}"},
             "logs": {"log_format": "json"},

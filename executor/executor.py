@@ -173,7 +173,7 @@ class Blip2Executor(Executor):
 
             async def respond() -> None:
                 for number, (doc, response) in remaining:
-                    with self._observer.document(number):
+                    with self._observer.document(number, len(docs)):
                         code = await self._respond(doc, response, options, images, turns)
                         self._observer.document_ended(code, time.monotonic() - arrived)
 

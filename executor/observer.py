@@ -57,8 +57,8 @@ class Observer:
         """Around one request of a call that brings several, in a task of its own."""
         return _NOTHING
 
-    def document(self, number: int) -> AbstractContextManager[object]:
-        """Around a document of a request, the first of which is 0."""
+    def document(self, number: int, documents: int) -> AbstractContextManager[object]:
+        """Around a document of a request, the first of which is 0, of so many."""
         return _NOTHING
 
     def current_document(self) -> object:
@@ -122,8 +122,8 @@ class Several(Observer):
     def request(self, request_id: str) -> AbstractContextManager[object]:
         return _within([listener.request(request_id) for listener in self._listeners])
 
-    def document(self, number: int) -> AbstractContextManager[object]:
-        return _within([listener.document(number) for listener in self._listeners])
+    def document(self, number: int, documents: int) -> AbstractContextManager[object]:
+        return _within([listener.document(number, documents) for listener in self._listeners])
 
     def current_document(self) -> object:
         return next((it for each in self._listeners if (it := each.current_document()) is not None), None)

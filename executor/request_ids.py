@@ -55,7 +55,9 @@ def _new() -> str:
 
 def _status(context: grpc.aio.ServicerContext) -> int | None:
     code = context.code()
-    return code.value[0] if isinstance(code, grpc.StatusCode) else code
+    if code is None:
+        return None
+    return int(code.value[0] if isinstance(code, grpc.StatusCode) else code)
 
 
 class NameCalls(grpc.aio.ServerInterceptor):

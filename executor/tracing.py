@@ -23,6 +23,7 @@ from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -85,14 +86,16 @@ class Tracing(Observer):
         name = method.removeprefix("/")
         attributes: dict[str, str | int] = {"rpc.system": "grpc", _ID: call_id}
         chosen = self._sampler.should_sample(caller, trace_id, name, SpanKind.SERVER, attributes)
-        flags = _SAMPLED if chosen.decision.is_sampled() else _NOT_SAMPLED
+        flags = _SAMPLED if chosen.decision is Decision.RECORD_AND_SAMPLE else _NOT_SAMPLED
         own = SpanContext(trace_id, _IDS.generate_span_id(), False, flags)
         return _Call(_Open(own, name, parent, attributes, kind=SpanKind.SERVER), self._send, status)
 
     def request(self, request_id: str) -> AbstractContextManager[object]:
         return self._within("request", {_ID: request_id})
 
-    def document(self, number: int) -> AbstractContextManager[object]:
+    def document(self, number: int, documents: int) -> AbstractContextManager[object]:
+        if documents == 1:  # it is its request, or its call
+            return SILENT.document(number, documents)
         return self._within("document", {"blip2.document.number": number})
 
     def current_document(self) -> object:
@@ -147,7 +150,7 @@ class Tracing(Observer):
     def _within(self, name: str, attributes: Mapping[str, str | int] = _NONE) -> AbstractContextManager[object]:
         parent = trace.get_current_span().get_span_context()
         if not parent.trace_flags.sampled:
-            return SILENT.document(0)
+            return SILENT.fetching()
         return _Current(_Open(_new_context(parent), name, parent, attributes), self._send)
 
     def _send(self, span: "_Open", end: int) -> None:
@@ -247,7 +250,7 @@ class _Call(_Current):
     ) -> None:
         status = self._status() or _STATUS_OF.get(kind, _INTERNAL)
         self._span.attributes["rpc.grpc.status_code"] = status
-        self._span.has_failed = status in _SERVERS_FAULT
+        self._span.has_failed |= status in _SERVERS_FAULT
         self._send(self._span, time.time_ns())
 
 

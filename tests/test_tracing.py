@@ -52,6 +52,12 @@ def named(exporter: InMemorySpanExporter, name: str) -> ReadableSpan:
     return span
 
 
+def times(span: ReadableSpan) -> tuple[int, int]:
+    assert span.start_time is not None
+    assert span.end_time is not None
+    return span.start_time, span.end_time
+
+
 def parent_of(span: ReadableSpan) -> str:
     assert span.parent is not None
     return format_span_id(span.parent.span_id)
@@ -65,7 +71,7 @@ def id_of(span: ReadableSpan) -> str:
 
 def test_spans_hang_on_to_the_clients_from_the_call_to_the_picture(observer, exporter):
     call = observer.call(METHOD, traceparent(), "an-id", lambda: 0)
-    with call, observer.request("an-id/1"), observer.document(0), observer.decoding():
+    with call, observer.request("an-id/1"), observer.document(0, 2), observer.decoding():
         pass
     called, request, document, decode = (
         named(exporter, name) for name in ("jina.JinaRPC/Call", "request", "document", "picture decode")
@@ -75,8 +81,22 @@ def test_spans_hang_on_to_the_clients_from_the_call_to_the_picture(observer, exp
     assert {format_trace_id(span.context.trace_id) for span in exporter.get_finished_spans()} == {TRACE}
     assert called.attributes == {"rpc.system": "grpc", "blip2.request.id": "an-id", "rpc.grpc.status_code": 0}
     assert request.attributes == {"blip2.request.id": "an-id/1"}
-    assert called.start_time <= request.start_time <= document.start_time <= decode.start_time
-    assert decode.end_time <= document.end_time <= request.end_time <= called.end_time
+    begins, ends = zip(*(times(span) for span in (called, request, document, decode)), strict=True)
+    assert list(begins) == sorted(begins)
+    assert list(ends) == sorted(ends, reverse=True)
+
+
+def test_a_document_alone_is_its_call(observer, exporter):
+    with observer.call(METHOD, traceparent(), "an-id", lambda: 0), observer.document(0, 1):
+        with observer.decoding():
+            pass
+        observer.document_ended(ErrorCode.CORRUPT_IMAGE, 0.1)
+    called, decode = named(exporter, "jina.JinaRPC/Call"), named(exporter, "picture decode")
+    assert len(exporter.get_finished_spans()) == 2
+    assert parent_of(decode) == id_of(called)
+    assert called.attributes is not None
+    assert called.attributes["blip2.code"] == "CORRUPT_IMAGE"
+    assert called.status.status_code is StatusCode.ERROR
 
 
 @pytest.mark.parametrize("parent", ["", "00-0-0-01", "marked", f"00-{TRACE}-{PARENT}"])
@@ -91,7 +111,7 @@ def test_a_malformed_traceparent_begins_a_new_trace(observer, exporter, parent):
 def test_a_batch_links_to_its_documents_and_their_waits_link_to_it(observer, exporter):
     documents = []
     for number in range(2):
-        with observer.call(METHOD, traceparent(), str(number), lambda: 0), observer.document(number):
+        with observer.call(METHOD, traceparent(), str(number), lambda: 0), observer.document(number, 2):
             documents.append(observer.current_document())
     with observer.batch([documents[0], None, documents[1]], [0.5, 0.25, 0.125]):
         observer.batch_answered(REPORT)
@@ -113,7 +133,7 @@ def test_a_batch_links_to_its_documents_and_their_waits_link_to_it(observer, exp
 
 
 def test_where_the_trace_is_not_recorded_nothing_is(observer, exporter):
-    with observer.call(METHOD, traceparent(sampled=False), "an-id", lambda: 0), observer.document(0):
+    with observer.call(METHOD, traceparent(sampled=False), "an-id", lambda: 0), observer.document(0, 2):
         assert observer.current_document() is None
         assert observer.decoding() is SILENT.decoding()
         with observer.batch([observer.current_document()], [0.1]):
@@ -132,7 +152,7 @@ def test_service_name_and_resource_are_those_of_the_environment_where_it_has_any
     monkeypatch.setenv("OTEL_SERVICE_NAME", "other")
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=here")
     observer = Tracing(SimpleSpanProcessor(exporter))
-    with observer.call(METHOD, (), "an-id", lambda: 0), observer.document(0):
+    with observer.call(METHOD, (), "an-id", lambda: 0), observer.document(0, 2):
         pass
     for span in exporter.get_finished_spans():
         assert span.resource.attributes["service.name"] == "other"
@@ -145,7 +165,7 @@ def test_errors_are_codes_and_never_a_text(observer, exporter):
             raise error
 
     with observer.call(METHOD, traceparent(), "an-id", lambda: 0):
-        with observer.document(0):
+        with observer.document(0, 2):
             observer.document_ended(ErrorCode.NOT_AN_IMAGE, 0.1)
         fail(observer.fetching(), RequestError(ErrorCode.FETCH_FAILED, "marked"))
         fail(observer.decoding(), ValueError("marked"))
@@ -181,6 +201,7 @@ def test_a_calls_status_is_grpcs(observer, exporter, status, raised, told, faile
     except (RuntimeError, asyncio.CancelledError):
         pass
     call = named(exporter, "jina.JinaRPC/Call")
+    assert call.attributes is not None
     assert call.attributes["rpc.grpc.status_code"] == told
     assert call.status.is_ok is not failed
 
@@ -198,7 +219,7 @@ def test_several_listeners_are_all_told_of_everything():
     listeners = Noting(), Noting()
     tell_everything(Several(listeners))
     several = Several(listeners)
-    with several.call(METHOD, (), "an-id", lambda: 0), several.request("an-id/1"), several.document(0):
+    with several.call(METHOD, (), "an-id", lambda: 0), several.request("an-id/1"), several.document(0, 2):
         several.current_document()
     several.close()
     everything = {name for name in vars(Observer) if not name.startswith("_")}
@@ -207,7 +228,7 @@ def test_several_listeners_are_all_told_of_everything():
 
 def test_of_a_collector_that_is_down_the_log_speaks_now_and_then(monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(tracing.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("executor.tracing.time.monotonic", lambda: now[0])
     speaks = tracing._NowAndThen().filter
     record = logging.makeLogRecord({})
     assert [speaks(record) for _ in range(3)] == [True, False, False]
