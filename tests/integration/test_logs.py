@@ -101,7 +101,8 @@ def test_every_line_is_json_and_one_id_is_in_the_log_the_span_and_the_reply(conf
     }
 
 
-def test_in_a_log_of_text_the_id_is_at_the_end_of_what_is_said(config, tmp_path):
+def test_in_a_log_of_text_the_id_is_at_the_end_of_what_is_said(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "500")  # which it would break lines at
     log = tmp_path / "service.log"
     with Service(log=log, config=config) as service:
         assert post(service, UNARY, "fail", request_id="my-id")[1] == "my-id"
