@@ -8,14 +8,17 @@ says NOT_SERVING, clients are told, and the exit status is 1, so that whoever wa
 import argparse
 import errno
 import gc
+import logging
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
 from jina.excepts import BadConfigSource
 from jina.parsers import set_pod_parser
 
-from . import prepare
+from . import logs, prepare
 from .errors import StartupError
 from .runtime import LoadingPort, Runtime, exit_now
 
@@ -54,6 +57,8 @@ def main(argv: list[str] | None = None) -> int:
         return int(options.instead(options))
     if not options.config.is_file():
         return _fail(f"there is no configuration file {options.config}")
+    if _wants_json(options.config):
+        logs.set_up("json")
     # fmt: off
     args = set_pod_parser().parse_args([
         "--name", "blip2", "--uses", str(options.config), "--host", options.host, "--port", str(options.port),
@@ -83,6 +88,14 @@ def main(argv: list[str] | None = None) -> int:
     return runtime.exit_status
 
 
+def _wants_json(config: Path) -> bool:
+    """Before the settings are read, so that what ends the start is told in JSON too."""
+    with suppress(yaml.YAMLError, OSError, UnicodeDecodeError, AttributeError):  # said when Jina reads it
+        configured = (yaml.safe_load(config.read_text()).get("with") or {}).get("log_format")
+        return (os.environ.get("BLIP2_LOG_FORMAT") or configured) == "json"
+    return False
+
+
 def _why_not_read(error: Exception) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         # Not `str(error)`, which quotes the line, and with it perhaps a token.
@@ -99,7 +112,10 @@ def _why_not_bound(error: OSError, host: str, port: int) -> str:
 
 
 def _fail(message: str) -> int:
-    print(f"blip2: cannot start: {message}", file=sys.stderr)
+    if logs.is_json():
+        logging.getLogger("blip2").critical(f"cannot start: {message}")
+    else:
+        print(f"blip2: cannot start: {message}", file=sys.stderr)
     return 1
 
 

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -25,6 +25,10 @@ from .errors import ErrorCode, RequestError
 Item = TypeVar("Item")
 Prepared = TypeVar("Prepared")
 Result = TypeVar("Result")
+
+
+def _unobserved(items: Sequence[object], waits_s: Sequence[float]) -> AbstractContextManager[object]:
+    return nullcontext()
 
 
 @dataclass(eq=False)
@@ -51,8 +55,8 @@ class Batcher(Generic[Item, Prepared, Result]):
         max_wait_s: the longest, in seconds, that an item waits for announced company while the device is idle.
         max_queue: most items that wait.
         on_device_lost: called once, on the batcher's thread, with the reason, after all futures have been told.
-        on_batch: told, on the batcher's thread, how long in seconds each item of a batch that begins has waited. It
-            must not raise.
+        on_batch: told, on the batcher's thread, of the items of a batch that begins, and how long in seconds each has
+            waited. What it returns is around the batch until all its futures are told. Neither may raise.
     """
 
     def __init__(
@@ -63,7 +67,7 @@ class Batcher(Generic[Item, Prepared, Result]):
         max_wait_s: float,
         max_queue: int,
         on_device_lost: Callable[[BaseException], None] = lambda _: None,
-        on_batch: Callable[[Sequence[float]], None] = lambda _: None,
+        on_batch: Callable[[Sequence[Item], Sequence[float]], AbstractContextManager[object]] = _unobserved,
     ) -> None:
         self._prepare = prepare
         self._run = run
@@ -142,8 +146,9 @@ class Batcher(Generic[Item, Prepared, Result]):
                 if not batch:
                     break
                 now = time.monotonic()
-                self._on_batch([now - waiting.since for waiting in batch])
-                self._compute(batch, prepared)
+                items, waits_s = zip(*((waiting.item, now - waiting.since) for waiting in batch), strict=True)
+                with self._on_batch(items, waits_s):
+                    self._compute(batch, prepared)
         except BaseException as error:  # noqa: BLE001 - the device, or this thread: either way nobody may wait for ever
             lost = error
         with self._changed:

@@ -25,11 +25,15 @@ Outcome = TypeVar("Outcome")
 
 
 class Question(NamedTuple):
-    """A picture (uint8 tensor of shape (3, height, width)), a tokenised prompt and how to answer."""
+    """A picture (uint8 tensor of shape (3, height, width)), a tokenised prompt and how to answer.
+
+    `document` says whose it is, to whoever observes batches.
+    """
 
     pixels: torch.Tensor
     token_ids: list[int]
     options: GenerationOptions
+    document: object = None
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,15 @@ Knows Jina and the order of things; the work itself is done in `images`, `prompt
 import asyncio
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from docarray import DocList
 from google.protobuf.message import DecodeError
 from jina import Executor, requests
 
-from . import checkpoint, jina_fixes, prompts
+from . import checkpoint, jina_fixes, logs, prompts, request_ids, tracing
 from .admission import Admission
 from .batcher import Batcher
 from .batching import BatchingOptions
@@ -23,7 +24,7 @@ from .generation import OPTION_NAMES
 from .images import ImageLoader, RequestImages
 from .metrics import Metrics, Readings, versions
 from .model import Blip2Model
-from .observer import SILENT, Observer
+from .observer import SILENT, Observer, Several
 from .schemas import ImagePrompt, Response, UnreadablePrompt
 from .server_policy import ServerPolicy
 from .settings import Settings, keywords_from_settings
@@ -71,11 +72,14 @@ class Blip2Executor(Executor):
         batching = BatchingOptions.resolve(getattr(self, "dynamic_batching", {}))
         self.dynamic_batching: dict[str, Any] = {}  # taken over: nothing is left for Jina's queue
         self.settings = Settings.resolve(settings)
+        logs.set_up(self.settings.log_format)
         for warning in Settings.unknown_environment():
             self.logger.warning(warning)
         metrics = Metrics() if self.settings.metrics_port is not None else None
-        self._observer: Observer = metrics or SILENT
-        self.server_policy = ServerPolicy(self.settings, self.logger.logger, self.refusal, metrics)
+        traces = tracing.to_collector(self.settings.otlp_endpoint) if self.settings.otlp_endpoint else None
+        listeners = [listener for listener in (metrics, traces) if listener is not None]
+        self._observer: Observer = Several(listeners) if len(listeners) > 1 else (metrics or traces or SILENT)
+        self.server_policy = ServerPolicy(self.settings, self.logger.logger, self.refusal, self._observer, metrics)
         self._admission = Admission(self.settings.max_queue, self.settings.max_queue_mb * 1_000_000)
         self._defaults = self.settings.generation()
         loading_since = time.monotonic()
@@ -104,7 +108,7 @@ class Blip2Executor(Executor):
             batching.timeout / 1000,
             self.settings.max_queue,
             self._report_lost_device,
-            self._observer.batch_started,
+            self._observe_batch,
         )
         # Half of the queue is left to requests that have nothing in it.
         self._turns = Turns(self.settings.max_queue // 2)
@@ -143,6 +147,10 @@ class Blip2Executor(Executor):
         """So many documents have been told the `refusal`."""
         self._observer.documents_refused(documents)
 
+    def request_of_a_stream(self) -> AbstractContextManager[object]:
+        """Around one request of a stream, in a task of its own."""
+        return self._observer.request(request_ids.next_of_stream())
+
     def explain(self, error: BaseException | None) -> str:
         """What a client reads of a request that failed as a whole. What it must not read goes to the log."""
         failure = self._failure(error)
@@ -150,22 +158,24 @@ class Blip2Executor(Executor):
         return str(failure)
 
     def close(self) -> None:
-        """Finishes the batch that runs and frees threads and connections."""
+        """Finishes the batch that runs, frees threads and connections, and sends the last spans."""
         self._batcher.close()
         self._images.close()
+        self._observer.close()
 
     async def _respond_to_all(
         self, docs: DocList[ImagePrompt], options: dict[str, Any], responses: list[Response]
     ) -> None:
         arrived = time.monotonic()
         turns = self._turns.of_a_request()
-        remaining = iter(zip(docs, responses, strict=True))
+        remaining = enumerate(zip(docs, responses, strict=True))
         async with self._images.request() as images:
 
             async def respond() -> None:
-                for doc, response in remaining:
-                    code = await self._respond(doc, response, options, images, turns)
-                    self._observer.document_ended(code, time.monotonic() - arrived)
+                for number, (doc, response) in remaining:
+                    with self._observer.document(number, len(docs)):
+                        code = await self._respond(doc, response, options, images, turns)
+                        self._observer.document_ended(code, time.monotonic() - arrived)
 
             # The rest of a long request waits here and not in everybody's queue.
             at_once = min(len(docs), self._documents_in_flight)
@@ -200,7 +210,7 @@ class Blip2Executor(Executor):
             template, options = self._defaults.merged(parameters, own)
             token_ids = self._model.tokenize(prompts.render(doc.prompt, template))
             pixels = await images.load(doc.img, doc.img_bytes)
-            question = Question(pixels, token_ids, options.canonical())
+            question = Question(pixels, token_ids, options.canonical(), self._observer.current_document())
             answer = self._batcher.submit(question, batch_key(question))
         return await asyncio.wrap_future(answer)
 
@@ -216,6 +226,9 @@ class Blip2Executor(Executor):
         self.logger.error(f"unexpected error, reference {reference}", exc_info=error)
         message = f"the service failed on this {what}; report reference {reference} to its operator."
         return RequestError(ErrorCode.INTERNAL, message)
+
+    def _observe_batch(self, questions: Sequence[Question], waits_s: Sequence[float]) -> AbstractContextManager[object]:
+        return self._observer.batch([question.document for question in questions], waits_s)
 
     def _report_lost_device(self, reason: BaseException) -> None:
         self.logger.critical("the device is lost: no document will be answered", exc_info=reason)

@@ -6,6 +6,7 @@ loading is not used: it opens local files and has no limits.
 """
 
 import asyncio
+import contextvars
 import os
 import sys
 import threading
@@ -155,7 +156,8 @@ class ImageLoader:
     async def _in_thread(self, work: Callable[[], torch.Tensor]) -> torch.Tensor:
         if self._closed:
             raise RequestError(ErrorCode.OVERLOADED, "the service is stopping; try again later.")
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(self._pool, context.run, work)
 
 
 class RequestImages:

@@ -182,10 +182,10 @@ class Metrics(Observer):
     def decoding(self) -> AbstractContextManager[object]:
         return self._timed(self._decode_s)
 
-    @_harmless
-    def batch_started(self, waits_s: Sequence[float]) -> None:
+    def batch(self, documents: Sequence[object], waits_s: Sequence[float]) -> AbstractContextManager[object]:
         for wait_s in waits_s:
-            self._wait_s.observe(wait_s)
+            self._observe(self._wait_s, wait_s)
+        return super().batch(documents, waits_s)
 
     @_harmless
     def batch_answered(self, report: BatchReport) -> None:

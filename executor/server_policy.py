@@ -15,6 +15,7 @@ from .calls import Calls
 from .errors import StartupError
 from .metrics import Metrics
 from .observer import SILENT, Observer
+from .request_ids import NameCalls
 from .settings import Settings
 from .tls import Certificates
 
@@ -29,6 +30,7 @@ class ServerPolicy:
     Args:
         log: told when tokens or certificates change.
         full: what a document that comes now would be told; None where there is room for it.
+        observer: told of calls, and of those that are refused.
         metrics: served on `metrics_port`; None where there is none.
 
     Attributes:
@@ -36,7 +38,7 @@ class ServerPolicy:
         drain_timeout_s: the longest that a service which is to end waits for them.
         credentials: of TLS; None is plaintext.
         health_port: where health alone is served, in plaintext.
-        observer: told of calls that are refused.
+        observer: as given.
 
     Raises:
         StartupError: tokens or certificates cannot be used, or not in a process that Jina started.
@@ -47,11 +49,12 @@ class ServerPolicy:
         settings: Settings,
         log: logging.Logger,
         full: Callable[[], str | None] = lambda: None,
+        observer: Observer = SILENT,
         metrics: Metrics | None = None,
     ) -> None:
         self._metrics = metrics
         self._metrics_port = settings.metrics_port
-        self.observer: Observer = metrics or SILENT
+        self.observer = observer
         self.calls = Calls(settings.max_calls, full, self.observer)
         self.drain_timeout_s = settings.drain_timeout_s
         self.health_port = settings.health_port
@@ -72,7 +75,8 @@ class ServerPolicy:
 
     def interceptors(self) -> Sequence[grpc.aio.ServerInterceptor]:
         """In the order in which a call meets them."""
-        return [*([RequireToken(self._tokens, self.observer)] if self._tokens else []), self.calls]
+        tokens = [RequireToken(self._tokens, self.observer)] if self._tokens else []
+        return [NameCalls(self.observer), *tokens, self.calls]
 
     def options(self) -> dict[str, Any]:
         """Of gRPC's server."""

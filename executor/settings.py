@@ -83,6 +83,14 @@ class Settings(BaseSettings):
     metrics_port: int | None = Field(
         default=None, ge=1, le=65535, description="port with metrics for Prometheus, at /metrics over HTTP; None: none"
     )
+    otlp_endpoint: str | None = Field(
+        default=None,
+        pattern=r"^https?://[A-Za-z0-9.:\[\]_-]+/?$",
+        description="collector that traces are sent to, OTLP over gRPC: http://host:4317; None: no traces",
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="of the log: text, or a JSON object on each line"
+    )
     drain_timeout_s: float = Field(
         default=30.0,
         ge=0,

@@ -61,9 +61,9 @@ def _has_graphs(device: torch.device) -> bool:
 def _capture(model: Blip2Model, shapes: Shapes, capture: Capture) -> str | None:
     """Captures, or says in a few words why not."""
     try:
-        for _ in tqdm(
-            model.capture(shapes, capture), desc="Capturing", total=model.count_programs(shapes), unit="graph"
-        ):
+        total = model.count_programs(shapes)
+        # For who looks on: into a file, or a log of JSON, it writes nothing.
+        for _ in tqdm(model.capture(shapes, capture), desc="Capturing", total=total, unit="graph", disable=None):
             pass
     except (RuntimeError, AssertionError, ImportError) as error:  # what drivers, kernels and compilers raise
         model.release()

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -297,16 +298,27 @@ def test_closing_finishes_what_runs_and_refuses_what_waits(device):
     assert device.batches == [[1]]
 
 
-def test_each_batch_is_told_with_how_long_its_items_waited_and_once_although_it_is_halved(device):
-    told: list[Sequence[float]] = []
-    batcher = new_batcher(device, on_batch=told.append)
+def test_each_batch_is_told_of_with_how_long_its_items_waited_and_once_although_it_is_halved(device):
+    told: list[tuple[Sequence[int], Sequence[float]]] = []
+    events: list[str] = []
+
+    @contextmanager
+    def on_batch(items: Sequence[int], waits_s: Sequence[float]) -> Iterator[None]:
+        told.append((items, waits_s))
+        yield
+        events.append("ended")
+
+    batcher = new_batcher(device, on_batch=on_batch)
     occupy(device, batcher)
     futures = [batcher.submit(item) for item in (1, -2, 3)]
+    futures[2].add_done_callback(lambda _: events.append("answered"))
     assert batcher.waiting == 3
     device.let(100)
     assert [future.exception(TIMEOUT_S) is None for future in futures] == [True, False, True]
     batcher.close()
-    assert [len(waits_s) for waits_s in told] == [1, 3]
-    assert all(wait_s >= 0 for waits_s in told for wait_s in waits_s)
-    assert sorted(told[1], reverse=True) == told[1]  # who came first has waited longest
+    assert [list(items) for items, _ in told] == [[0], [1, -2, 3]]
+    waits_s = told[1][1]
+    assert all(wait_s >= 0 for wait_s in waits_s)
+    assert sorted(waits_s, reverse=True) == list(waits_s)  # who came first has waited longest
+    assert events == ["ended", "answered", "ended"]
     assert batcher.waiting == 0

@@ -4,10 +4,11 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
-from benchmarks import overload, summary, workload
+from benchmarks import overhead, overload, summary, workload
 from benchmarks.load_generator import _Outcome, percentiles, summarise
 from benchmarks.wire import decode, encode
 from demo.service import CHECKPOINT, ROOT
@@ -147,3 +148,29 @@ def test_goodput_is_compared_within_each_round():
     assert [row["answers_per_s"] for row in summed["cells"]] == [99.0, 10, 5]
     assert (summed["cells"][2]["refused"], summed["cells"][2]["errors"]) == (6, 3)
     assert len(overload.table(summed["cells"]).splitlines()) == 5
+
+
+def test_overhead_is_compared_within_each_round():
+    def side(answers_per_s, cpu_ms):
+        return cell(answers_per_s, cpu_ms=cpu_ms, wrong=1)
+
+    rounds = [
+        {"off": side(100.0, 8.0), "on": side(98.0, 8.4)},
+        {"off": side(50.0, 9.0), "on": side(50.0, 9.0)},
+        {"off": side(200.0, 5.0), "on": side(150.0, 6.0)},
+    ]
+    result = overhead.summarise(rounds)
+    assert result["throughput_ratio"] == 0.98
+    assert result["cpu_ratio"] == pytest.approx(1.05)
+    assert result["cpu_ms_added"] == pytest.approx(0.4)
+    assert result["sides"]["on"] == {"answers_per_s": 98.0, "p50_ms": 10.0, "cpu_ms": 8.4, "wrong": 3, "errors": 0}
+    lines = overhead.table(result).splitlines()
+    assert len(lines) == 5
+    assert lines[-1] == "| on / off | 0.980 | | 1.050 | | |"
+
+
+def test_the_cpu_seconds_of_a_process_are_those_that_it_took():
+    before, used = overhead.cpu_s(os.getpid()), time.process_time()
+    while time.process_time() - used < 0.2:
+        pass
+    assert overhead.cpu_s(os.getpid()) - before == pytest.approx(0.2, abs=0.1)

@@ -64,7 +64,8 @@ def tell_everything(observer: Observer) -> None:
         pass
     with observer.decoding():
         pass
-    observer.batch_started([0.001, 0.2, 3.0])
+    with observer.batch([None] * 3, [0.001, 0.2, 3.0]):
+        pass
     observer.batch_answered(REPORT)
 
 

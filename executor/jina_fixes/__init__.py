@@ -21,6 +21,7 @@ from .gateways import (
     end_a_gateway_that_is_not_let_in,
     keep_order_behind_a_gateway,
 )
+from .loggers import log_as_the_process_does
 from .messages import count_no_bytes_in_the_environment
 from .pods import (
     end_a_worker_with_its_parent_and_its_device,
@@ -80,4 +81,5 @@ MENDS: tuple[Callable[[], None], ...] = (
     bear_keepalive_pings,
     say_whether_executors_can_be_reached,
     look_up_no_public_address,
+    log_as_the_process_does,
 )

@@ -14,7 +14,8 @@ def overlap_requests_of_a_stream() -> None:
     A stock `client.post(inputs=documents, request_size=1)` sends one stream, so no two of its documents ever shared a
     batch. An Executor with an attribute `stream_documents` gets the next requests while that many documents are in
     flight; answers keep their order, and a client's `prefetch` is heeded, as a gateway does. What has arrived while
-    that many are in flight goes on together.
+    that many are in flight goes on together. Its method `request_of_a_stream` returns a context manager that is around
+    whatever goes on.
     """
     from jina.serve.runtimes.worker.request_handling import WorkerRequestHandler
 
@@ -29,7 +30,8 @@ def overlap_requests_of_a_stream() -> None:
         else:
 
             async def answer(request: Any) -> Any:
-                return await self.process_data([request], context)
+                with self._executor.request_of_a_stream():
+                    return await self.process_data([request], context)
 
             prefetch = _prefetch(context)
             if prefetch is None or prefetch >= LEAST_PREFETCH:
