@@ -1,4 +1,4 @@
-"""deploy/compose.yaml: Compose reads it, its parts fit together, and the service in it is as confined as on Kubernetes."""
+"""deploy/compose.yaml: Compose reads it, its parts fit together, and the service is as confined as on Kubernetes."""
 
 import json
 import re

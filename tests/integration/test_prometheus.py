@@ -1,4 +1,4 @@
-"""A real Prometheus, configured as it is shipped, scrapes a loaded service and answers what dashboard and alerts ask."""
+"""A real Prometheus, configured as shipped, scrapes a loaded service and answers what dashboard and alerts ask."""
 
 from __future__ import annotations
 
