@@ -3,9 +3,13 @@
 Where size matters and no checkpoint is at hand. Sizes of `xl` are those of Salesforce/blip2-flan-t5-xl's config.json.
 """
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import save_file
 from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
@@ -114,28 +118,62 @@ def build(architecture: str, device: torch.device, dtype: str) -> Checkpoint:
         device: where.
         dtype: `float16`, `bfloat16` or `float32`; in float16 the protected modules are float32, as after loading.
     """
+    model = _typed(outline(architecture), dtype)
+    model.to_empty(device=device)
+    text = model.language_model
+    text.encoder.embed_tokens.weight = text.decoder.embed_tokens.weight = text.shared.weight
+    generator = torch.Generator(device).manual_seed(0)
+    for name, parameter in model.named_parameters():
+        _randomise(name, parameter.data, generator)
+    config: Any = model.config
+    model = model.eval().requires_grad_(False)
+    return Checkpoint(model, _processor(config), config.image_token_index, device, DTYPES[dtype])
+
+
+def write(architecture: str, dtype: str, folder: Path) -> Path:
+    """Writes such a checkpoint, one file of at most 2 GB after the other, so that memory holds one of them."""
+    model = _typed(outline(architecture), dtype)
+    generator = torch.Generator().manual_seed(0)
+    parameters = dict(model.named_parameters())
+    plan = split_torch_state_dict_into_shards(parameters, max_shard_size=2_000_000_000)
+    model.config.dtype = DTYPES[dtype]
+    for part in (model.config, model.generation_config, _processor(model.config)):
+        part.save_pretrained(folder)
+    for file, names in plan.filename_to_tensors.items():
+        weights = {name: torch.empty_like(parameters[name], device="cpu") for name in names}
+        for name, weight in weights.items():
+            _randomise(name, weight, generator)
+        save_file(weights, folder / file, metadata={"format": "pt"})
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        Path(folder, "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+def _typed(model: Any, dtype: str) -> Any:
+    """In float16 with what transformers protects in float32."""
     torch_dtype = DTYPES[dtype]
-    model = outline(architecture)
     protected = torch.float32 if torch_dtype is torch.float16 else torch_dtype
     model.to(torch_dtype)
     model.qformer.to(protected)
     model.query_tokens.data = model.query_tokens.data.to(protected)
     for block in (*model.language_model.encoder.block, *model.language_model.decoder.block):
         block.layer[-1].DenseReluDense.wo.to(protected)
-    model.to_empty(device=device)
-    text = model.language_model
-    text.encoder.embed_tokens.weight = text.decoder.embed_tokens.weight = text.shared.weight
-    generator = torch.Generator(device).manual_seed(0)
-    for name, parameter in model.named_parameters():
-        if name.endswith(("norm.weight", "norm1.weight", "norm2.weight", "LayerNorm.weight")):
-            parameter.data.fill_(1.0)
-        else:
-            parameter.data.normal_(std=0.02, generator=generator)
     generation = model.language_model.generation_config
     generation.decoder_start_token_id, generation.pad_token_id, generation.eos_token_id = 0, 0, 1
-    config: Any = model.config
-    processor = Blip2Processor.from_pretrained(CHECKPOINT, backend="pil")
+    return model
+
+
+@torch.no_grad()
+def _randomise(name: str, weight: torch.Tensor, generator: torch.Generator) -> None:
+    if name.endswith(("norm.weight", "norm1.weight", "norm2.weight", "LayerNorm.weight")):
+        weight.fill_(1.0)
+    else:
+        weight.normal_(std=0.02, generator=generator)
+
+
+def _processor(config: Any) -> Blip2Processor:
     size = config.vision_config.image_size
     image_processor = BlipImageProcessorPil(size={"height": size, "width": size})
-    processor = Blip2Processor(image_processor, processor.tokenizer, num_query_tokens=config.num_query_tokens)
-    return Checkpoint(model.eval().requires_grad_(False), processor, config.image_token_index, device, torch_dtype)
+    tokenizer = Blip2Processor.from_pretrained(CHECKPOINT, backend="pil").tokenizer
+    return Blip2Processor(image_processor, tokenizer, num_query_tokens=config.num_query_tokens)

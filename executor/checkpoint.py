@@ -85,6 +85,7 @@ def load(model: str, revision: str = "main", device: str = "auto", dtype: str = 
     """
     on = resolve_device(device)
     torch_dtype = resolve_dtype(dtype, on)
+    _check_readable(model)
     checksums.verify(Path(model))
     config = _load_config(model, revision)
     processor = _load_processor(model, revision)
@@ -92,6 +93,17 @@ def load(model: str, revision: str = "main", device: str = "auto", dtype: str = 
     loaded = _load_weights(model, revision, config, on, torch_dtype)
     allow_fast_float32(on, torch_dtype)
     return Checkpoint(loaded.eval().requires_grad_(False), processor, image_token_id, on, torch_dtype)
+
+
+def _check_readable(model: str) -> None:
+    """Of a file that this user may not read, safetensors says that it is not there."""
+    if not os.path.isdir(model):  # `Path.is_dir` raises where the directory above is closed
+        return
+    if not os.access(model, os.R_OK | os.X_OK):
+        raise StartupError(f"checkpoint '{model}' cannot be read: Permission denied for the directory")
+    for file in sorted(Path(model).iterdir()):
+        if file.suffix in checksums.READ_BY_TRANSFORMERS and file.is_file() and not os.access(file, os.R_OK):
+            raise StartupError(f"checkpoint '{model}' cannot be read: Permission denied for {file.name}")
 
 
 def _load_config(model: str, revision: str) -> Blip2Config:

@@ -15,7 +15,8 @@ from .errors import StartupError
 
 FILE_NAME = "checksums.json"
 _BLOCK_BYTES = 2**20
-_READ_BY_TRANSFORMERS = (".json", ".safetensors", ".bin")
+READ_BY_TRANSFORMERS = (".json", ".safetensors", ".bin")
+"""Suffixes of a checkpoint's files."""
 
 
 def write(folder: Path) -> None:
@@ -52,7 +53,7 @@ def _compare(folder: Path, listed: dict[str, dict[str, Any]]) -> None:
             raise _different(folder, name, f"has {size} bytes instead of {expected['bytes']}")
     for file in sorted(folder.iterdir()):
         # transformers prefers some names to others: one more file could be read instead of a listed one.
-        if file.suffix in _READ_BY_TRANSFORMERS and file.name not in {*listed, FILE_NAME}:
+        if file.suffix in READ_BY_TRANSFORMERS and file.name not in {*listed, FILE_NAME}:
             raise _different(folder, file.name, f"is not in {FILE_NAME}")
     digests = _digests([Path(folder, name) for name in listed])
     for (name, expected), digest in zip(listed.items(), digests, strict=True):

@@ -103,7 +103,8 @@ def _check_place(output: Path) -> None:
 
 def _check_numbers(checkpoint: Checkpoint, model: str, dtype: str) -> None:
     for name, weight in checkpoint.model.state_dict().items():
-        if weight.is_floating_point() and not torch.isfinite(weight).all():
+        # The extremes: NaN is both of them where there is any. `isfinite` of every number takes 40 times as long.
+        if weight.is_floating_point() and not all(extreme.isfinite() for extreme in torch.aminmax(weight)):
             raise StartupError(
                 f"model '{model}' has weights that are not finite in {dtype}, the first in {name}; choose another dtype"
             )

@@ -7,6 +7,7 @@ SIGTERM and SIGINT drain it; a second one ends it at once.
 import argparse
 import asyncio
 import faulthandler
+import logging
 import os
 import signal
 import socket
@@ -65,6 +66,21 @@ class LoadingPort:
         self._server.stop(None).wait()
 
 
+class _RequestHandler(WorkerRequestHandler):
+    """Jina's, less its log of an Executor that cannot be loaded: `__main__` says it in one line, with the reason."""
+
+    def _load_executor(self, *arguments: Any, **named: Any) -> None:
+        self.logger.logger.addFilter(_is_no_error)
+        try:
+            super()._load_executor(*arguments, **named)
+        finally:
+            self.logger.logger.removeFilter(_is_no_error)
+
+
+def _is_no_error(record: logging.LogRecord) -> bool:
+    return record.levelno < logging.ERROR
+
+
 class Runtime(AsyncNewLoopRuntime):
     """Jina's, with an end that loses nothing.
 
@@ -77,7 +93,7 @@ class Runtime(AsyncNewLoopRuntime):
         self._port = port
         self._is_ending = False
         self._device_is_lost = False
-        super().__init__(args, req_handler_cls=WorkerRequestHandler)
+        super().__init__(args, req_handler_cls=_RequestHandler)
 
     @property
     def exit_status(self) -> int:

@@ -7,11 +7,14 @@ import sys
 import time
 
 import pytest
+import torch
 
 from benchmarks import overhead, overload, summary, workload
+from benchmarks.architectures import ARCHITECTURES, build, write
 from benchmarks.load_generator import _Outcome, percentiles, summarise
 from benchmarks.wire import decode, encode
 from demo.service import CHECKPOINT, ROOT
+from executor.checkpoint import load
 
 
 def cell(answers_per_s, concurrency=32, p50=10.0, asked=None, **other):
@@ -47,6 +50,19 @@ def test_the_load_generator_measures_the_service(service, tmp_path):
         assert (measured["wrong"], measured["errors"], measured["reason"]) == (0, 0, "")
         assert measured["answered"] > 0
         assert 0 < measured["latency_ms"]["p50"] <= measured["latency_ms"]["p99"]
+
+
+def test_random_weights_on_disk_are_those_of_the_architecture(tmp_path, monkeypatch):
+    small = {name: dict(part) if isinstance(part, dict) else part for name, part in ARCHITECTURES["base"].items()}
+    small["vision_config"]["num_hidden_layers"] = small["qformer_config"]["num_hidden_layers"] = 1
+    small["text_config"] |= {"num_layers": 1, "num_decoder_layers": 1, "vocab_size": 128}
+    monkeypatch.setitem(ARCHITECTURES, "small", small)
+    built = build("small", torch.device("cpu"), "float16").model.state_dict()
+    loaded = load(str(write("small", "float32", tmp_path)), device="cpu", dtype="float16").model.state_dict()
+    assert {name: (weight.shape, weight.dtype) for name, weight in loaded.items()} == {
+        name: (weight.shape, weight.dtype) for name, weight in built.items()
+    }
+    assert 0.01 < loaded["language_model.lm_head.weight"].std() < 0.03
 
 
 def test_pictures_of_the_workload_differ_and_its_answers_are_many():

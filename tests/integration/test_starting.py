@@ -1,9 +1,10 @@
 """Every way to start the service starts the same service, and every mistake at start says what it is."""
 
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -84,17 +85,42 @@ def test_health_is_told_by_the_check_of_the_container(service):
     ("environment", "arguments", "message"),
     [
         ({"BLIP2_DEVICE": "cuda:99"}, [], "setting 'device' is 'cuda:99', but this machine shows"),
+        ({"BLIP2_DTYPE": "int8"}, [], "setting 'dtype' (from BLIP2_DTYPE) is 'int8'"),
         ({"BLIP2_MODEL": "./nowhere"}, [], "there is no such directory"),
+        ({"BLIP2_MODEL": "tests"}, [], "model 'tests' is a directory without config.json"),
         ({"BLIP2_NUM_BEAMS": "99"}, [], "setting 'num_beams' (from BLIP2_NUM_BEAMS) is '99'"),
         ({}, ["--config", "nowhere.yml"], "there is no configuration file nowhere.yml"),
     ],
-    ids=["device", "model", "setting", "config"],
+    ids=["device", "dtype", "model", "no checkpoint", "setting", "config"],
 )
 def test_a_mistake_at_start_ends_with_one_clear_line(environment, arguments, message):
     finished = start_and_fail(arguments, {"BLIP2_MODEL": str(CHECKPOINT)} | environment)
-    assert "blip2: cannot start: " in finished.stderr
-    assert message in finished.stderr
-    assert "Traceback" not in finished.stderr
+    (said,) = finished.stderr.splitlines()
+    assert said.startswith("blip2: cannot start: ")
+    assert message in said
+    assert "can not load" not in finished.stdout
+
+
+@pytest.mark.parametrize("unreadable", [".", "config.json", "model.safetensors"])
+def test_a_model_that_may_not_be_read_is_said(unreadable, tmp_path):
+    model = Path(shutil.copytree(CHECKPOINT, tmp_path / "model"))
+    (model / unreadable).chmod(0)
+    finished = start_and_fail([], {"BLIP2_MODEL": str(model)}, unprivileged())
+    (model / unreadable).chmod(0o700)
+    (said,) = finished.stderr.splitlines()
+    assert said.startswith(f"blip2: cannot start: checkpoint '{model}' cannot be read: Permission denied for ")
+    assert said.endswith("the directory" if unreadable == "." else unreadable)
+
+
+def unprivileged() -> list[str]:
+    """In front of a command: root is stopped by permissions as others are."""
+    if os.geteuid() != 0:
+        return []
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        pytest.skip("root may read everything, and there is no setpriv")
+    less = "-dac_override,-dac_read_search"
+    return [setpriv, f"--inh-caps={less}", f"--bounding-set={less}"]
 
 
 def test_a_port_in_use_is_said(service):
@@ -102,10 +128,12 @@ def test_a_port_in_use_is_said(service):
     assert f"blip2: cannot start: port {service.port} is in use" in finished.stderr
 
 
-def start_and_fail(arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def start_and_fail(
+    arguments: list[str], environment: dict[str, str], before: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
     arguments = arguments if "--port" in arguments else ["--port", str(free_port()), *arguments]
     finished = subprocess.run(
-        [sys.executable, "-m", "executor", *arguments],
+        [*before, sys.executable, "-m", "executor", *arguments],
         cwd=ROOT,
         env=os.environ | environment,
         capture_output=True,
