@@ -7,8 +7,8 @@ process of its own. They are asked in turn, each once in a round and the first o
 of clients over gRPC, with different pictures and without a feature cache; every answer is compared with what plain
 transformers says. Throughput is what counts, and on a machine with other work it is noisy: the CPU seconds of the
 service's process for each answer are the steadier figure. Ratios are of the same round, their medians over rounds.
-Where other work takes a core away answers cost more CPU too: so there is also the ratio of CPU at equal throughput, from
-a straight line through the logarithms of the rounds' ratios, with its standard error.
+Where other work takes a core away answers cost more CPU too: so there is also the ratio of CPU at equal throughput,
+from a straight line through the logarithms of the rounds' ratios, with its standard error.
 Prints a table; the last line is JSON with everything.
 """
 
