@@ -7,12 +7,15 @@ process of its own. They are asked in turn, each once in a round and the first o
 of clients over gRPC, with different pictures and without a feature cache; every answer is compared with what plain
 transformers says. Throughput is what counts, and on a machine with other work it is noisy: the CPU seconds of the
 service's process for each answer are the steadier figure. Ratios are of the same round, their medians over rounds.
+Where other work takes a core away answers cost more CPU too: so there is also the ratio of CPU at equal throughput,
+from a straight line through the logarithms of the rounds' ratios, with its standard error.
 Prints a table; the last line is JSON with everything.
 """
 
 import argparse
 import asyncio
 import json
+import math
 import os
 import signal
 import subprocess
@@ -22,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from statistics import median
+from statistics import linear_regression, median, stdev
 from typing import Any
 
 from benchmarks import load_generator, workload
@@ -82,9 +85,20 @@ def summarise(rounds: Sequence[dict[str, dict[str, Any]]]) -> dict[str, Any]:
         "sides": sides,
         "throughput_ratio": median(ratios["answers_per_s"]),
         "cpu_ratio": median(ratios["cpu_ms"]),
+        "cpu_ratio_at_equal_throughput": _at_equal(ratios["answers_per_s"], ratios["cpu_ms"]),
         "cpu_ms_added": median(cells["on"]["cpu_ms"] - cells["off"]["cpu_ms"] for cells in rounds),
         "ratios": ratios,
     }
+
+
+def _at_equal(throughput: Sequence[float], cpu: Sequence[float]) -> tuple[float, float] | None:
+    """The ratio of CPU and its standard error; None for fewer than three rounds, or equal ones."""
+    x, y = ([math.log(ratio) for ratio in ratios] for ratios in (throughput, cpu))
+    if len(x) < 3 or len(set(x)) == 1:
+        return None
+    slope, intercept = linear_regression(x, y)
+    rest = [b - intercept - slope * a for a, b in zip(x, y, strict=True)]
+    return math.exp(intercept), stdev(rest) / math.sqrt(len(rest))
 
 
 def table(result: dict[str, Any]) -> str:
@@ -96,6 +110,8 @@ def table(result: dict[str, Any]) -> str:
             f"{side['wrong']} | {side['errors']} |"
         )
     lines.append(f"| on / off | {result['throughput_ratio']:.3f} | | {result['cpu_ratio']:.3f} | | |")
+    if fitted := result["cpu_ratio_at_equal_throughput"]:
+        lines.append(f"\nCPU at equal throughput, on / off: {fitted[0]:.3f} +- {fitted[1]:.3f}")
     return "\n".join(lines)
 
 

@@ -59,7 +59,7 @@ class Tracing(Observer):
     """Makes spans of what it is told.
 
     Nothing is recorded within a call whose trace is not: how many are is OTEL_TRACES_SAMPLER's. Spans are put together
-    here when they end, and not by the SDK's tracer, which takes five times as long.
+    here when they end, and not by the SDK's tracer, which takes several times as long.
 
     Args:
         processor: takes spans that have ended.

@@ -181,8 +181,18 @@ def test_overhead_is_compared_within_each_round():
     assert result["cpu_ms_added"] == pytest.approx(0.4)
     assert result["sides"]["on"] == {"answers_per_s": 98.0, "p50_ms": 10.0, "cpu_ms": 8.4, "wrong": 3, "errors": 0}
     lines = overhead.table(result).splitlines()
-    assert len(lines) == 5
-    assert lines[-1] == "| on / off | 0.980 | | 1.050 | | |"
+    assert lines[4] == "| on / off | 0.980 | | 1.050 | | |"
+
+
+def test_cpu_is_compared_at_equal_throughput():
+    rounds = [
+        {"off": cell(100.0, cpu_ms=1.0), "on": cell(100.0 * ratio, cpu_ms=1.02 * ratio**-0.4)}
+        for ratio in (0.5, 0.8, 0.9, 1.6)
+    ]
+    ratio, error = overhead.summarise(rounds)["cpu_ratio_at_equal_throughput"]
+    assert ratio == pytest.approx(1.02)
+    assert error == pytest.approx(0, abs=1e-9)
+    assert overhead.summarise(rounds[:2])["cpu_ratio_at_equal_throughput"] is None
 
 
 def test_the_cpu_seconds_of_a_process_are_those_that_it_took():
