@@ -51,7 +51,7 @@ def main() -> None:
     truths = [question.answer for _, question in samples]
     expected = {way: _reference(asked, way) for way in WAYS}
     report: dict[str, Any] = machine(device) | {"pictures": options.pictures, "rows": []}
-    print("dtype     quantized compile  answers  batch   equal to transformers in float32")
+    print(f"of {len(asked)}: equal to transformers in float32, and right")
     levels = options.compile if device.type == "cuda" else ["off"]
     for dtype, quantization, level in itertools.product(checkpoints.DTYPES, options.quantization, levels):
         loaded = checkpoints.load(str(CHECKPOINT), device=options.device, dtype=dtype, quantization=quantization)
@@ -64,7 +64,10 @@ def main() -> None:
             row = {"dtype": dtype, "quantization": quantization, "compile": level, "answers": way, "batch": batch}
             row |= {"equal": equal, "right": right}
             report["rows"].append(row)
-            print(f"{dtype:9} {quantization:9} {level:8} {way:8} {batch:5}   {equal} of {len(asked)}, {right} right", flush=True)
+            print(
+                f"{dtype:9} {quantization:9} {level:8} {way:8} {batch:5}   {equal} of {len(asked)}, {right} right",
+                flush=True,
+            )
     print(json.dumps(report))
 
 

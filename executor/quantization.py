@@ -5,6 +5,7 @@ and what is no linear layer (embeddings, norms, the patches' convolution).
 """
 
 import importlib.util
+from typing import Any
 
 import torch
 from torch import nn
@@ -41,5 +42,6 @@ def spare_unfit_layers(model: nn.Module) -> None:
     It takes weights in blocks of 32 rows and 64 columns, and fails on others. The checkpoints of Salesforce have none.
     """
     for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu") and (module.in_features % 64 or module.out_features % 32):
-            module.support_avx512bf16_for_cpu = False
+        layer: Any = module
+        if hasattr(layer, "support_avx512bf16_for_cpu") and (layer.in_features % 64 or layer.out_features % 32):
+            layer.support_avx512bf16_for_cpu = False

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks import overload, summary, workload
+from benchmarks import overload, scaling, summary, workload
 from benchmarks.load_generator import _Outcome, percentiles, summarise
 from benchmarks.wire import decode, encode
 from demo.service import CHECKPOINT, ROOT
@@ -147,3 +147,19 @@ def test_goodput_is_compared_within_each_round():
     assert [row["answers_per_s"] for row in summed["cells"]] == [99.0, 10, 5]
     assert (summed["cells"][2]["refused"], summed["cells"][2]["errors"]) == (6, 3)
     assert len(overload.table(summed["cells"]).splitlines()) == 5
+
+
+def test_scaling_is_measured_against_one_of_the_same_kind_in_the_same_round():
+    def measured(**rates):
+        ways = {name: (name.rstrip("12").replace("cut", "one of 2 hosts cut"), int(name[-1])) for name in rates}
+        return {
+            way: cell(rates[name], latency_ms={"p50": 1, "p99": 2}, answered=9, reason="") for name, way in ways.items()
+        }
+
+    rows = scaling.summarise([measured(hosts1=10, hosts2=20, cut2=10), measured(hosts1=20, hosts2=60, cut2=20)])
+    assert [(row["kind"], row["number"], row["answers_per_s"], row["ratio"], row["answered"]) for row in rows] == [
+        ("hosts", 1, 15, 1, 18),
+        ("hosts", 2, 40, 2.5, 18),
+        ("one of 2 hosts cut", 2, 15, 1, 18),
+    ]
+    assert "| hosts | 2 | 40.0 | 2.50 | 1 | 2 | 18 | 0 | 0 |" in scaling.table(rows)
