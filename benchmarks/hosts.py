@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 
 
@@ -60,7 +61,9 @@ class Host:
         _ip("-n", self._name, "link", "set", "eth0", "up")
 
     def _remove(self) -> None:
-        # The cable goes with its end. What still runs in the namespace keeps it alive, without a name.
+        # Sockets that linger keep a namespace, and what is in it, after its name is gone.
+        with suppress(RuntimeError):  # it was not made
+            _ip("link", "delete", self._cable)
         _ip("netns", "delete", self._name)
 
 

@@ -11,7 +11,7 @@ prompts tokenised, batches. The load generator, the gateway and all services sha
 - `replicas`: `Deployment(replicas=n)`, on one host behind its gateway.
 - `hosts`: `python -m demo.gateway` in front of n `python -m executor`, each on a host of its own (a network namespace,
   which needs root; left out without).
-- `one of 2 hosts cut`: the same, with one host cut off after a third of the time: packets vanish, no connection is
+- `one of 2 hosts cut`: the same, with one host cut off after about a third of the time: packets vanish, no connection is
   reset. Clients of the load generator do not ask again, so each question that the gateway lost would be an error.
 
 Closed loop of `--clients`: 64 are two batches for each of two devices. Every answer is checked. Rounds measure
@@ -54,6 +54,8 @@ _PORT = 54321
 _START_S = 180
 _BATCH = 16
 _WARM_UP_S = 3.0
+_IMPORTS_S = 5.0
+"""About what the load generator takes to begin."""
 _DEPLOYMENT = """
 import signal, sys
 from jina import Deployment
@@ -144,12 +146,12 @@ def measure(serving: Serving, kind: str, number: int, cases: Path, options: argp
     with serving.start(kind, number) as (port, hosts):
         command = [sys.executable, "-m", "benchmarks.load_generator", "--protocol", "jina", "--port", str(port)]
         command += ["--workload", str(cases), "--concurrency", str(options.clients), "--seconds", str(options.seconds)]
-        cut = threading.Timer(_WARM_UP_S + options.seconds / 3, lambda: hosts[0].cut())
+        cut = threading.Timer(_IMPORTS_S + options.seconds / 3, lambda: hosts[0].cut())
         if "cut" in kind:
             cut.start()
         try:
             done = subprocess.run(
-                [*command, "--warm-up", str(_WARM_UP_S)], cwd=ROOT, capture_output=True, text=True, check=False
+                [*command, "--warm-up", "0" if "cut" in kind else str(_WARM_UP_S)], cwd=ROOT, capture_output=True, text=True, check=False
             )
         finally:
             cut.cancel()
