@@ -11,8 +11,8 @@ prompts tokenised, batches. The load generator, the gateway and all services sha
 - `replicas`: `Deployment(replicas=n)`, on one host behind its gateway.
 - `hosts`: `python -m demo.gateway` in front of n `python -m executor`, each on a host of its own (a network namespace,
   which needs root; left out without).
-- `one of 2 hosts cut`: the same, with one host cut off after about a third of the time: packets vanish, no connection is
-  reset. Clients of the load generator do not ask again, so each question that the gateway lost would be an error.
+- `one of 2 hosts cut`: the same, with one host cut off after about a third of the time: packets vanish, no
+  connection is reset. Clients of the load generator do not ask again, so each question that the gateway lost would be an error.
 
 Closed loop of `--clients`: 64 are two batches for each of two devices. Every answer is checked. Rounds measure
 everything anew, every second one backwards; numbers are medians, ratios medians of each round's ratio to one replica of
@@ -146,12 +146,13 @@ def measure(serving: Serving, kind: str, number: int, cases: Path, options: argp
     with serving.start(kind, number) as (port, hosts):
         command = [sys.executable, "-m", "benchmarks.load_generator", "--protocol", "jina", "--port", str(port)]
         command += ["--workload", str(cases), "--concurrency", str(options.clients), "--seconds", str(options.seconds)]
+        warm_up_s = 0.0 if "cut" in kind else _WARM_UP_S
         cut = threading.Timer(_IMPORTS_S + options.seconds / 3, lambda: hosts[0].cut())
         if "cut" in kind:
             cut.start()
         try:
             done = subprocess.run(
-                [*command, "--warm-up", "0" if "cut" in kind else str(_WARM_UP_S)], cwd=ROOT, capture_output=True, text=True, check=False
+                [*command, "--warm-up", str(warm_up_s)], cwd=ROOT, capture_output=True, text=True, check=False
             )
         finally:
             cut.cancel()
