@@ -12,7 +12,8 @@ prompts tokenised, batches. The load generator, the gateway and all services sha
 - `hosts`: `python -m demo.gateway` in front of n `python -m executor`, each on a host of its own (a network namespace,
   which needs root; left out without).
 - `one of 2 hosts cut`: the same, with one host cut off after about a third of the time: packets vanish, no
-  connection is reset. Clients of the load generator do not ask again, so each question that the gateway lost would be an error.
+  connection is reset. Clients of the load generator do not ask again, so each question that the gateway lost would be
+  an error.
 
 Closed loop of `--clients`: 64 are two batches for each of two devices. Every answer is checked. Rounds measure
 everything anew, every second one backwards; numbers are medians, ratios medians of each round's ratio to one replica of
