@@ -1,11 +1,11 @@
 """How often a dtype, a size of batch and a level of `compile` give the very answers of transformers in float32.
 
-    python -m benchmarks.agreement [--pictures 200]
+    python -m benchmarks.agreement [--pictures 200] [--quantization none int8 int4]
 
 The demo checkpoint, on pictures and questions that it was never trained on, greedy and with 5 beams. The reference is
 transformers' own `generate` in float32 on the CPU, one question at a time; ours are batches of 1 and of 16. In float32
-every answer must be equal. In half precision they need not be: the last bits of a sum depend on the size of the batch.
-The last line is JSON.
+every answer must be equal. In half precision they need not be: the last bits of a sum depend on the size of the batch;
+and quantised layers are another model. How many answers are true to the picture is shown too. The last line is JSON.
 """
 
 import argparse
@@ -37,26 +37,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=200)
     parser.add_argument("--device", default="auto")
+    parser.add_argument(
+        "--quantization", nargs="+", default=["none"], choices=["none", "int8", "int4"], help="needs bitsandbytes"
+    )
     parser.add_argument("--compile", nargs="+", default=["off", "graphs"], choices=["off", "graphs", "max"])
     options = parser.parse_args()
     device = checkpoints.resolve_device(options.device)
-    asked = [
-        (sample.picture, sample.questions[place % len(sample.questions)].prompt)
+    samples = [
+        (sample.picture, sample.questions[place % len(sample.questions)])
         for place, sample in enumerate(evaluation_samples(4, options.pictures))
     ]
+    asked = [(picture, question.prompt) for picture, question in samples]
+    truths = [question.answer for _, question in samples]
     expected = {way: _reference(asked, way) for way in WAYS}
     report: dict[str, Any] = machine(device) | {"pictures": options.pictures, "rows": []}
-    print("dtype     compile  answers  batch   equal to transformers in float32")
+    print(f"of {len(asked)}: equal to transformers in float32, and right")
     levels = options.compile if device.type == "cuda" else ["off"]
-    for dtype, level in itertools.product(checkpoints.DTYPES, levels):
-        model = Blip2Model(checkpoints.load(str(CHECKPOINT), device=options.device, dtype=dtype), 512)
+    for dtype, quantization, level in itertools.product(checkpoints.DTYPES, options.quantization, levels):
+        loaded = checkpoints.load(str(CHECKPOINT), device=options.device, dtype=dtype, quantization=quantization)
+        model = Blip2Model(loaded, 512)
         warm_up(model, level, BATCH, GenerationOptions(), print)
         for way, batch in itertools.product(WAYS, (1, BATCH)):
             answers = _answers(model, asked, WAYS[way], batch)
             equal = sum(one == other for one, other in zip(answers, expected[way], strict=True))
-            row = {"dtype": dtype, "compile": level, "answers": way, "batch": batch, "equal": equal}
+            right = sum(one == truth for one, truth in zip(answers, truths, strict=True))
+            row = {"dtype": dtype, "quantization": quantization, "compile": level, "answers": way, "batch": batch}
+            row |= {"equal": equal, "right": right}
             report["rows"].append(row)
-            print(f"{dtype:9} {level:8} {way:8} {batch:5}   {equal} of {len(asked)}", flush=True)
+            print(
+                f"{dtype:9} {quantization:9} {level:8} {way:8} {batch:5}   {equal} of {len(asked)}, {right} right",
+                flush=True,
+            )
     print(json.dumps(report))
 
 

@@ -37,7 +37,7 @@ def build(model: Path, number: int) -> list[Case]:
     processor = Blip2Processor.from_pretrained(model, backend="pil")
     reference = Blip2ForConditionalGeneration.from_pretrained(model, dtype=torch.float32).eval()
     cases = []
-    for picture, prompt in _questions(number):
+    for picture, prompt in questions(number):
         inputs = processor(images=Image.open(io.BytesIO(picture)), text=prompt, return_tensors="pt")
         with torch.inference_mode():
             tokens = reference.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=MAX_NEW_TOKENS)
@@ -51,7 +51,8 @@ def save(cases: list[Case], file: Path) -> None:
     file.write_text(json.dumps(rows))
 
 
-def _questions(number: int) -> Iterator[tuple[bytes, str]]:
+def questions(number: int) -> Iterator[tuple[bytes, str]]:
+    """Encoded pictures and prompts."""
     for index, sample in enumerate(evaluation_samples(_SEED, number)):
         encoded = io.BytesIO()
         if index % 2:

@@ -13,11 +13,12 @@ from typing import Any, cast
 import torch
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, Blip2Config, Blip2ForConditionalGeneration, Blip2Processor
+from transformers import AutoTokenizer, BitsAndBytesConfig, Blip2Config, Blip2ForConditionalGeneration, Blip2Processor
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from . import checksums
 from .errors import StartupError
+from .quantization import quantization_config, spare_unfit_layers
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 _IMAGE_TOKEN = "<image>"
@@ -32,14 +33,21 @@ class Checkpoint:
     image_token_id: int
     device: torch.device
     dtype: torch.dtype
+    is_quantized: bool = False
 
 
 def resolve_device(device: str) -> torch.device:
     """`auto` is CUDA where there is any.
 
     Raises:
-        StartupError: a CUDA device that is not there.
+        StartupError: a CUDA device that is not there, or a choice of devices that nobody has made.
     """
+    if device != "cpu" and os.environ.get("CUDA_VISIBLE_DEVICES", "").startswith("RR"):
+        # PyTorch would see no device, and the service silently run on the CPU.
+        raise StartupError(
+            "CUDA_VISIBLE_DEVICES=RR gives each replica of a Deployment a device of its own, but nvidia-smi told Jina "
+            "of none; set CUDA_TOTAL_DEVICES in the environment of the program that opens the Deployment"
+        )
     cuda_devices = torch.cuda.device_count()
     if device == "auto":
         return torch.device("cuda" if cuda_devices else "cpu")
@@ -68,7 +76,9 @@ def allow_fast_float32(device: torch.device, dtype: torch.dtype) -> None:
         torch.set_float32_matmul_precision("high")
 
 
-def load(model: str, revision: str = "main", device: str = "auto", dtype: str = "auto") -> Checkpoint:
+def load(
+    model: str, revision: str = "main", device: str = "auto", dtype: str = "auto", quantization: str = "none"
+) -> Checkpoint:
     """Loads a checkpoint, shard by shard onto its device, with a progress bar.
 
     In float16 the modules that transformers protects (Q-Former, query tokens, T5's `wo`) stay float32. A directory with
@@ -79,20 +89,24 @@ def load(model: str, revision: str = "main", device: str = "auto", dtype: str = 
         revision: branch, tag or commit of a hub checkpoint.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         dtype: `auto`, `float16`, `bfloat16` or `float32`.
+        quantization: `none`, `int8` or `int4`, see `executor.quantization`.
 
     Raises:
-        StartupError: the device is not there, or the checkpoint is not there, damaged, incomplete or not BLIP-2.
+        StartupError: the device or bitsandbytes is not there, or the checkpoint is not there, damaged, incomplete or
+            not BLIP-2.
     """
     on = resolve_device(device)
     torch_dtype = resolve_dtype(dtype, on)
     _check_readable(model)
+    quantized = quantization_config(quantization, torch_dtype)
     checksums.verify(Path(model))
     config = _load_config(model, revision)
     processor = _load_processor(model, revision)
     image_token_id = _agree_on_image_tokens(model, config, processor)
-    loaded = _load_weights(model, revision, config, on, torch_dtype)
+    loaded = _load_weights(model, revision, config, on, torch_dtype, quantized)
+    spare_unfit_layers(loaded)
     allow_fast_float32(on, torch_dtype)
-    return Checkpoint(loaded.eval().requires_grad_(False), processor, image_token_id, on, torch_dtype)
+    return Checkpoint(loaded.eval().requires_grad_(False), processor, image_token_id, on, torch_dtype, bool(quantized))
 
 
 def _check_readable(model: str) -> None:
@@ -152,7 +166,12 @@ def _agree_on_image_tokens(model: str, config: Blip2Config, processor: Blip2Proc
 
 
 def _load_weights(
-    model: str, revision: str, config: Blip2Config, device: torch.device, dtype: torch.dtype
+    model: str,
+    revision: str,
+    config: Blip2Config,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantized: BitsAndBytesConfig | None,
 ) -> Blip2ForConditionalGeneration:
     with _Reading(model, revision):
         loaded: Blip2ForConditionalGeneration
@@ -164,6 +183,7 @@ def _load_weights(
                 revision=revision,
                 config=config,
                 dtype=dtype,
+                quantization_config=quantized,
                 # Straight to the device, one shard at a time: never twice the weights in memory.
                 device_map={"": device},
                 output_loading_info=True,

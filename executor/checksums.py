@@ -6,11 +6,11 @@ file and its checksum.
 
 import hashlib
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from . import cores
 from .errors import StartupError
 
 FILE_NAME = "checksums.json"
@@ -75,7 +75,7 @@ def _different(folder: Path, name: str, how: str) -> StartupError:
 
 def _digests(files: list[Path]) -> list[str]:
     """In threads: hashing lets go of Python's lock, so that each core has a file of its own."""
-    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="checksums") as threads:
+    with ThreadPoolExecutor(cores.available(), thread_name_prefix="checksums") as threads:
         return list(threads.map(_sha256, files))
 
 

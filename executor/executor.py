@@ -4,6 +4,7 @@ Knows Jina and the order of things; the work itself is done in `images`, `prompt
 """
 
 import asyncio
+import os
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from docarray import DocList
 from google.protobuf.message import DecodeError
 from jina import Executor, requests
 
-from . import checkpoint, jina_fixes, logs, prompts, request_ids, tracing
+from . import checkpoint, cores, jina_fixes, logs, prompts, request_ids, tracing
 from .admission import Admission
 from .batcher import Batcher
 from .batching import BatchingOptions
@@ -23,7 +24,7 @@ from .errors import ErrorCode, RequestError
 from .generation import OPTION_NAMES
 from .images import ImageLoader, RequestImages
 from .metrics import Metrics, Readings, versions
-from .model import Blip2Model
+from .model import Blip2Model, use_threads
 from .observer import SILENT, Observer, Several
 from .schemas import ImagePrompt, Response, UnreadablePrompt
 from .server_policy import ServerPolicy
@@ -82,6 +83,7 @@ class Blip2Executor(Executor):
         self.server_policy = ServerPolicy(self.settings, self.logger.logger, self.refusal, self._observer, metrics)
         self._admission = Admission(self.settings.max_queue, self.settings.max_queue_mb * 1_000_000)
         self._defaults = self.settings.generation()
+        cores_of_replica = self._use_cores()
         loading_since = time.monotonic()
         self._model = Blip2Model(self._load_checkpoint(), self.settings.max_prompt_tokens)
         warm_up(
@@ -96,7 +98,7 @@ class Blip2Executor(Executor):
             self._model.image_size,
             self._model.resample,
             self.settings.image_limits(),
-            self.settings.decode_threads,
+            self.settings.decode_threads or cores_of_replica,
             observer=self._observer,
         )
         self.on_device_lost: Callable[[], None] | None = None
@@ -261,10 +263,24 @@ class Blip2Executor(Executor):
             )
         )
 
+    def _use_cores(self) -> int:
+        """The cores of this process: replicas of a Deployment run on one host, and divide its cores."""
+        replicas = max(1, getattr(self.runtime_args, "replicas", 1) * getattr(self.runtime_args, "shards", 1))
+        share = cores.share(replicas)
+        threads = use_threads(self.settings.torch_threads, share)
+        self.logger.info(
+            f"one of {replicas} on this host: cores={share} torch_threads={threads} "
+            f"CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '(all)')}"
+        )
+        return share
+
     def _load_checkpoint(self) -> checkpoint.Checkpoint:
         settings = self.settings
-        self.logger.info(f"loading {settings.model} on {settings.device} as {settings.dtype}")
-        loaded = checkpoint.load(settings.model, settings.revision, settings.device, settings.dtype)
+        quantized = "" if settings.quantization == "none" else f", linear layers {settings.quantization}"
+        self.logger.info(f"loading {settings.model} on {settings.device} as {settings.dtype}{quantized}")
+        loaded = checkpoint.load(
+            settings.model, settings.revision, settings.device, settings.dtype, settings.quantization
+        )
         self.logger.info(
             f"loaded {loaded.model.num_parameters():,} parameters on {loaded.device} "
             f"as {str(loaded.dtype).removeprefix('torch.')}"

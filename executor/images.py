@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 import torch
 
-from . import data_uris
+from . import cores, data_uris
 from .addresses import AddressPolicy
 from .decoding import Decoder
 from .errors import ErrorCode, RequestError
@@ -48,7 +48,7 @@ class ImageLoader:
         size: (height, width) in pixels of the tensors.
         resample: Pillow's filter for resizing.
         limits: what one picture may cost and where it may come from.
-        threads: threads that decode and resize; 0 is one per core.
+        threads: threads that decode and resize; 0 is one per core that this process may use.
         lookup: replaces the system's name resolution.
         observer: told of pictures, fetches and decoding.
 
@@ -72,7 +72,7 @@ class ImageLoader:
         self._files = LocalFiles(limits.allowed_local_dirs)
         self._fetcher = Fetcher(AddressPolicy(limits.allowed_hosts), limits, lookup, observer)
         self._pool = ThreadPoolExecutor(
-            threads or os.cpu_count() or 1, thread_name_prefix="decode", initializer=_let_others_go_first
+            threads or cores.available(), thread_name_prefix="decode", initializer=_let_others_go_first
         )
         self._closed = False
 

@@ -5,6 +5,7 @@ Knows torch and transformers; knows nothing of Jina, of requests or of queues. `
 """
 
 import copy
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -24,6 +25,17 @@ _LONGEST_PIECE = 16
 """Characters; SentencePiece's default `max_sentencepiece_length`. Text is measured by it before it is tokenised."""
 
 
+def use_threads(asked: int, cores: int) -> int:
+    """Has PyTorch compute with so many threads on a CPU, in the whole process. Returns how many.
+
+    Args:
+        asked: 0 is `OMP_NUM_THREADS` of the environment, and `cores` where that is not set.
+    """
+    if asked or "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(asked or cores)
+    return torch.get_num_threads()
+
+
 class Blip2Model:
     """BLIP-2 for a batch of pictures and prompts.
 
@@ -37,6 +49,7 @@ class Blip2Model:
     Attributes:
         device: where the checkpoint is.
         dtype: of its weights.
+        is_quantized: whether its linear layers are bitsandbytes'.
         max_prompt_tokens: as given.
         num_query_tokens: tokens of a picture, in front of each prompt.
         image_size: (height, width) in pixels of the pictures.
@@ -50,6 +63,7 @@ class Blip2Model:
         self._decoder = copy.deepcopy(self._tokenizer)
         self.device = checkpoint.device
         self.dtype = checkpoint.dtype
+        self.is_quantized = checkpoint.is_quantized
         self.max_prompt_tokens = max_prompt_tokens
         self._is_encoder_decoder = bool(model.language_model.config.is_encoder_decoder)
         self._image_token_id = checkpoint.image_token_id

@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
         default="auto", description="of the weights; auto is float16 on CUDA and float32 on CPU"
     )
+    quantization: Literal["none", "int8", "int4"] = Field(
+        default="none", description="bits of the linear layers' weights, by bitsandbytes (extra 'quantized')"
+    )
     compile: Literal["off", "graphs", "max"] = Field(
         default="graphs",
         description="on CUDA: nothing, CUDA graphs of all shapes of batches, or those compiled by TorchInductor first",
@@ -172,7 +175,14 @@ class Settings(BaseSettings):
         default=ImageLimits.fast_jpeg_decode,
         description="decode large JPEGs at reduced size: faster, and not exactly transformers' pixels",
     )
-    decode_threads: int = Field(default=0, ge=0, description="threads that decode pictures; 0 is one per core")
+    decode_threads: int = Field(
+        default=0, ge=0, description="threads that decode pictures; 0 is one per core of this replica's share"
+    )
+    torch_threads: int = Field(
+        default=0,
+        ge=0,
+        description="threads of PyTorch on a CPU; 0 is OMP_NUM_THREADS, else one per core of this replica's share",
+    )
 
     @field_validator("prompt_template")
     @classmethod

@@ -35,8 +35,8 @@ def warm_up(
     Returns:
         What it came to.
     """
-    if compile != "off" and not _has_graphs(model.device):
-        reason = f"graphs need CUDA, and the device is {model.device}"
+    reason = _why_no_graphs(model)
+    if compile != "off" and reason is not None:
         log(f"compile '{compile}' is not possible: {reason}; going on with 'off'")
         compile = "off"
     while compile != "off":
@@ -54,8 +54,12 @@ def warm_up(
     return compile
 
 
-def _has_graphs(device: torch.device) -> bool:
-    return device.type == "cuda"
+def _why_no_graphs(model: Blip2Model) -> str | None:
+    if model.device.type != "cuda":
+        return f"graphs need CUDA, and the device is {model.device}"
+    if model.is_quantized:
+        return "bitsandbytes' layers look at their numbers on the host"
+    return None
 
 
 def _capture(model: Blip2Model, shapes: Shapes, capture: Capture) -> str | None:

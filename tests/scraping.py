@@ -16,8 +16,8 @@ class Scrape:
         text: as it came.
     """
 
-    def __init__(self, port: int) -> None:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as reply:
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+        with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=30) as reply:
             self.text = reply.read().decode()
 
     def __iter__(self) -> Iterator[Sample]:

@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from benchmarks import overhead, overload, summary, workload
+from benchmarks import overhead, overload, scaling, summary, workload
 from benchmarks.architectures import ARCHITECTURES, build, write
 from benchmarks.load_generator import _Outcome, percentiles, summarise
 from benchmarks.wire import decode, encode
@@ -200,3 +200,19 @@ def test_the_cpu_seconds_of_a_process_are_those_that_it_took():
     while time.process_time() - used < 0.2:
         pass
     assert overhead.cpu_s(os.getpid()) - before == pytest.approx(0.2, abs=0.1)
+
+
+def test_scaling_is_measured_against_one_of_the_same_kind_in_the_same_round():
+    def measured(**rates):
+        ways = {name: (name.rstrip("12").replace("cut", "one of 2 hosts cut"), int(name[-1])) for name in rates}
+        return {
+            way: cell(rates[name], latency_ms={"p50": 1, "p99": 2}, answered=9, reason="") for name, way in ways.items()
+        }
+
+    rows = scaling.summarise([measured(hosts1=10, hosts2=20, cut2=10), measured(hosts1=20, hosts2=60, cut2=20)])
+    assert [(row["kind"], row["number"], row["answers_per_s"], row["ratio"], row["answered"]) for row in rows] == [
+        ("hosts", 1, 15, 1, 18),
+        ("hosts", 2, 40, 2.5, 18),
+        ("one of 2 hosts cut", 2, 15, 1, 18),
+    ]
+    assert "| hosts | 2 | 40.0 | 2.50 | 1 | 2 | 18 | 0 | 0 |" in scaling.table(rows)

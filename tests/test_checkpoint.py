@@ -48,6 +48,13 @@ def test_a_cuda_device_that_is_not_there_is_an_error_that_says_so(tiny_t5, monke
         checkpoint.load(str(tiny_t5), device="cuda:1")
 
 
+@pytest.mark.parametrize("device", ["auto", "cuda:0"])
+def test_a_choice_of_devices_that_jina_has_not_made_ends_the_start(tiny_t5, monkeypatch, device):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "RR")
+    with pytest.raises(StartupError, match="set CUDA_TOTAL_DEVICES"):
+        checkpoint.load(str(tiny_t5), device=device)
+
+
 def test_the_demo_checkpoint_loads_as_asked():
     loaded = checkpoint.load(str(CHECKPOINT), device="cpu")
     assert loaded.dtype is torch.float32

@@ -174,7 +174,7 @@ def test_what_cannot_be_captured_runs_without_and_says_why_in_one_line(tiny_t5, 
     model = load(tiny_t5)
     error = torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
     monkeypatch.setattr(warmup, "CudaGraphs", lambda device, fuse: Unready(at, error))
-    monkeypatch.setattr(warmup, "_has_graphs", lambda device: True)
+    monkeypatch.setattr(warmup, "_why_no_graphs", lambda model: None)
     lines: list[str] = []
     assert warmup.warm_up(model, "max", 2, GenerationOptions(), lines.append) == "off"
     assert lines == [
@@ -189,7 +189,7 @@ def test_warming_up_captures_everything_that_can_be(request, monkeypatch, langua
     folder = request.getfixturevalue(f"tiny_{language_model}")
     model, traces = load(folder), Traces()
     monkeypatch.setattr(warmup, "CudaGraphs", lambda device, fuse: traces)
-    monkeypatch.setattr(warmup, "_has_graphs", lambda device: True)
+    monkeypatch.setattr(warmup, "_why_no_graphs", lambda model: None)
     lines: list[str] = []
     assert warmup.warm_up(model, "graphs", 2, GenerationOptions(), lines.append) == "graphs"
     assert lines == []

@@ -1,7 +1,10 @@
 """The model against transformers' own `Blip2Processor` and `generate`, called one picture at a time."""
 
 import functools
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,7 @@ import torch
 from PIL import Image
 from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
-from demo.service import CHECKPOINT
+from demo.service import CHECKPOINT, ROOT
 from executor import checkpoint
 from executor.errors import ErrorCode, RequestError
 from executor.generation import GenerationOptions
@@ -146,3 +149,13 @@ def test_on_cuda_the_default_is_float16_and_answers_are_those_of_the_cpu(tiny, m
         for each in (cuda_model, model)
     ]
     assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize(("asked", "environment", "threads"), [(0, None, 3), (0, "1", 1), (2, "1", 2)])
+def test_threads_are_those_asked_for_else_of_the_environment_else_one_per_core(asked, environment, threads):
+    program = f"from executor.model import use_threads; print(use_threads({asked}, cores=3))"
+    variables = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    if environment is not None:
+        variables["OMP_NUM_THREADS"] = environment
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=variables, capture_output=True, check=True)
+    assert int(done.stdout) == threads

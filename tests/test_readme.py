@@ -126,3 +126,10 @@ def test_the_program_with_many_documents_prints_answers_and_errors(service):
     assert printed[0] == "how many cats are there? -> two"
     assert printed[1] == "is there a dog? -> no"
     assert printed[2].startswith(" -> EMPTY_PROMPT:")
+
+
+def test_every_file_that_growing_names_is_there():
+    growing = ROOT / "docs" / "growing.md"
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", growing.read_text())
+    assert links
+    assert [link for link in links if not (growing.parent / link).exists()] == []

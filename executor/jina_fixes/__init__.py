@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jina
 
 from ..errors import StartupError
+from .balancing import send_to_the_replica_with_the_least_to_do
 from .gateway_server import (
     bear_keepalive_pings,
     connect_anew_after_a_failure,
@@ -67,6 +68,7 @@ MENDS: tuple[Callable[[], None], ...] = (
     overlap_requests_of_a_stream,
     keep_order_behind_a_gateway,
     cancel_what_a_gateway_has_sent,
+    send_to_the_replica_with_the_least_to_do,
     end_a_gateway_that_is_not_let_in,
     tell_clients_no_more_than_they_need,
     refuse_before_documents_are_read,

@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ..calls import Calls
 from ..server_policy import SHORTEST_PING_INTERVAL_MS
+from .balancing import balance_of
 from .keeper import drain_timeout_s
 from .server import drain
 
@@ -112,6 +113,7 @@ class _Replicas:
 
     def __init__(self, server: Any) -> None:
         self._server = server
+        self._balance = balance_of(server._request_handler.streamer._connection_pool)
         # The gateway has asked each for its endpoints before it opened its port.
         self._serves = {deployment: dict.fromkeys(urls, True) for deployment, urls in _urls(server)}
         self._serving_before = True
@@ -136,6 +138,7 @@ class _Replicas:
             await asyncio.sleep(_RETRY_S)
 
     async def _note(self, deployment: str, url: str, serves: bool) -> None:
+        self._balance.says(_address(url), serves)
         async with self._lock:
             self._serves[deployment][url] = serves
             serving = all(any(replicas.values()) for replicas in self._serves.values())
@@ -159,8 +162,12 @@ def _urls(server: Any) -> Iterator[tuple[str, list[str]]]:
             yield deployment, urls
 
 
+def _address(url: str) -> str:
+    return url.rpartition("://")[2]
+
+
 def _channel(url: str) -> grpc.aio.Channel:
     from jina.serve.networking.utils import TLS_PROTOCOL_SCHEMES, get_grpc_channel
 
-    scheme, _, address = url.rpartition("://")
-    return get_grpc_channel(address, asyncio=True, tls=scheme in TLS_PROTOCOL_SCHEMES, options=_NOT_SHARED)
+    scheme = url.rpartition("://")[0]
+    return get_grpc_channel(_address(url), asyncio=True, tls=scheme in TLS_PROTOCOL_SCHEMES, options=_NOT_SHARED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -152,13 +153,14 @@ def serve_executor() -> Iterator[tuple[int, Blip2Executor]]:
 
 
 @contextmanager
-def gateway_to(port: int) -> Iterator[int]:
-    """A gateway in front of a service, in this process too. Yields the gateway's port."""
+def gateway_to(*ports: int) -> Iterator[int]:
+    """A gateway in front of replicas of a service, in this process too. Yields the gateway's port."""
+    addresses = json.dumps({"blip2": [f"127.0.0.1:{port}" for port in ports]})
     # fmt: off
     args = set_gateway_parser().parse_args([
         "--name", "gateway",
         "--graph-description", '{"start-gateway": ["blip2"], "blip2": ["end-gateway"]}',
-        "--deployments-addresses", f'{{"blip2": ["127.0.0.1:{port}"]}}',
+        "--deployments-addresses", addresses,
     ])
     # fmt: on
     args.runtime_name = args.name

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from jina import Client
 from demo.retrying import ask
 from demo.service import ROOT
 from executor import ImagePrompt, Response
+from executor.cores import available
 from tests.integration.lost_device.losing import FATAL_LENGTH
 from tests.integration.test_stock_client import HeldPicture
 from tests.integration.topologies.running import TIMEOUT_S, Ends, Running, children
@@ -188,3 +190,14 @@ def test_a_worker_that_still_loads_ends_at_once():
         running.leave()
         running.wait_until_said("left")
         assert running.process.wait(TIMEOUT_S) == 0
+
+
+def test_each_replica_gets_a_device_of_its_own_and_its_share_of_the_cores(monkeypatch):
+    monkeypatch.setenv("CUDA_TOTAL_DEVICES", "3")  # as many as nvidia-smi would list
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    share = max(1, available() // 2)
+    with Running("devices", device="cpu") as running:
+        said = re.findall(r"one of 2 on this host: (\S+) (\S+) (\S+)", " ".join(running.log))
+    assert sorted(said) == [
+        (f"cores={share}", f"torch_threads={share}", f"CUDA_VISIBLE_DEVICES={device}") for device in (0, 1)
+    ]

@@ -27,6 +27,7 @@ class LoadsForEver(Executor):
 HOW: dict[str, Callable[..., AbstractContextManager[Any]]] = {
     "gateway": lambda **options: Deployment(**options),
     "replicas": lambda **options: Deployment(replicas=2, **options),
+    "devices": lambda **options: Deployment(replicas=2, env={"CUDA_VISIBLE_DEVICES": "RR"}, **options),
     "flow": lambda port, **options: Flow(port=port).add(**options),
     "no gateway": lambda **options: Deployment(include_gateway=False, **options),
     "loading": lambda port, **_: Deployment(uses=LoadsForEver, port=port, include_gateway=False, noblock_on_start=True),
