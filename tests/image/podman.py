@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 import uuid
 from pathlib import Path
@@ -50,6 +51,7 @@ def podman(
         text=True,
         input=stdin,
         timeout=timeout_s,
+        cwd=tempfile.gettempdir(),  # conmon leaves a file `oom` where it was started
     )
     if check and done.returncode:
         raise RuntimeError(f"podman {arguments[0]}: exit status {done.returncode}: {done.stderr[-3000:]}")
