@@ -16,6 +16,8 @@ FROM ${BASE_IMAGE}
 
 # Images named python:3.11* bring the interpreter, UBI 9 and Debian 12 have it as a package. DL3008 and DL3041 want
 # versions for packages: the base image, an argument, decides the distribution, so none fits.
+# A tmpfs mounted on HOME takes over its mode, not its owner: hence 1777. jina makes its cache as soon as it is imported;
+# there already, a read-only root without such a mount does not stop it.
 # hadolint ignore=DL3008,DL3041
 RUN if command -v python3.11 >/dev/null; then \
         python3.11 --version; \
@@ -30,7 +32,8 @@ RUN if command -v python3.11 >/dev/null; then \
     fi && \
     python3.11 -m venv /opt/venv && \
     useradd --uid 1000 --create-home --shell /usr/sbin/nologin blip2 && \
-    install --directory --owner=blip2 --group=blip2 /models
+    chmod 1777 /home/blip2 && \
+    install --directory --owner=blip2 --group=blip2 /models /home/blip2/.cache /home/blip2/.cache/jina
 
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
@@ -40,13 +43,17 @@ ENV PATH=/opt/venv/bin:$PATH \
     JINA_OPTOUT_TELEMETRY=1
 
 # Everything that is slow depends on requirements.txt alone: a change of the code does not install anything again.
+# torch's own tests are 120 MB that nothing here runs.
+# PIP_CONFIG_FILE is for networks with a package index of their own, see README.md.
 ARG TORCH_INDEX_URL=""
+ARG PIP_CONFIG_FILE
 WORKDIR /app
 COPY requirements.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --cache-dir /root/.cache/pip --disable-pip-version-check \
         ${TORCH_INDEX_URL:+--extra-index-url "${TORCH_INDEX_URL}"} \
-        --requirement requirements.txt
+        --requirement requirements.txt && \
+    rm -rf /opt/venv/lib/python3.11/site-packages/torch/test /opt/venv/lib/python3.11/site-packages/torch/bin/test_*
 
 # A checkpoint directory of the build context, kept under the same relative path. COPY cannot be left out: without a
 # checkpoint it copies the licence, which belongs into the image anyway.

@@ -27,7 +27,7 @@ export JINA_OPTOUT_TELEMETRY := 1
 # but on which Jina does not install.
 BENCH_PYTHON ?= .venv/bin/python
 
-.PHONY: help demo serve test lint format lock train evaluate soak soak-images fuzz bench overload bench-gpu clean
+.PHONY: help demo serve test image-test lint format lock train evaluate soak soak-images fuzz bench overload bench-gpu clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -44,6 +44,9 @@ test: .venv/.dev ## Run all tests
 	@echo "tests: running all tests ..."
 	@.venv/bin/python -m pytest $(ARGS)
 	@echo "tests: all passed"
+
+image-test: .venv/.dev ## Build the container image with podman and run it hardened (root; installs podman with apt)
+	.venv/bin/python -m tests.image $(ARGS)
 
 lint: .venv/.dev ## Check style, types and the Dockerfile
 	.venv/bin/ruff check .
