@@ -26,7 +26,11 @@ _IMAGE_TOKEN = "<image>"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on its device, in its dtype, in inference mode, with its processor."""
+    """A checkpoint on its device, in its dtype, in inference mode, with its processor.
+
+    Attributes:
+        device: where pictures and prompts go; of a model that is spread over several, where it begins.
+    """
 
     model: Blip2ForConditionalGeneration
     processor: Blip2Processor
@@ -77,7 +81,12 @@ def allow_fast_float32(device: torch.device, dtype: torch.dtype) -> None:
 
 
 def load(
-    model: str, revision: str = "main", device: str = "auto", dtype: str = "auto", quantization: str = "none"
+    model: str,
+    revision: str = "main",
+    device: str = "auto",
+    dtype: str = "auto",
+    quantization: str = "none",
+    device_map: str = "none",
 ) -> Checkpoint:
     """Loads a checkpoint, shard by shard onto its device, with a progress bar.
 
@@ -90,12 +99,19 @@ def load(
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         dtype: `auto`, `float16`, `bfloat16` or `float32`.
         quantization: `none`, `int8` or `int4`, see `executor.quantization`.
+        device_map: `none`, or how accelerate spreads the model over all CUDA devices: `auto` and `balanced` fill them
+            evenly, `sequential` one after the other.
 
     Raises:
-        StartupError: the device or bitsandbytes is not there, or the checkpoint is not there, damaged, incomplete or
-            not BLIP-2.
+        StartupError: the device or bitsandbytes is not there, the devices are too small for the model, or
+            the checkpoint is not there, damaged, incomplete or not BLIP-2.
     """
     on = resolve_device(device)
+    if device_map != "none" and on.type != "cuda":
+        raise StartupError(
+            f"setting 'device_map' is '{device_map}', which is for CUDA devices, but the device is {on}; "
+            "set device_map to 'none'"
+        )
     torch_dtype = resolve_dtype(dtype, on)
     _check_readable(model)
     quantized = quantization_config(quantization, torch_dtype)
@@ -103,7 +119,10 @@ def load(
     config = _load_config(model, revision)
     processor = _load_processor(model, revision)
     image_token_id = _agree_on_image_tokens(model, config, processor)
-    loaded = _load_weights(model, revision, config, on, torch_dtype, quantized)
+    placement = {"": on} if device_map == "none" else device_map
+    loaded = _load_weights(model, revision, config, placement, torch_dtype, quantized)
+    if device_map != "none":
+        on = _device_of_pictures(model, loaded)
     spare_unfit_layers(loaded)
     allow_fast_float32(on, torch_dtype)
     return Checkpoint(loaded.eval().requires_grad_(False), processor, image_token_id, on, torch_dtype, bool(quantized))
@@ -169,7 +188,7 @@ def _load_weights(
     model: str,
     revision: str,
     config: Blip2Config,
-    device: torch.device,
+    placement: dict[str, torch.device] | str,
     dtype: torch.dtype,
     quantized: BitsAndBytesConfig | None,
 ) -> Blip2ForConditionalGeneration:
@@ -185,7 +204,7 @@ def _load_weights(
                 dtype=dtype,
                 quantization_config=quantized,
                 # Straight to the device, one shard at a time: never twice the weights in memory.
-                device_map={"": device},
+                device_map=placement,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported as missing weights are, and as fatal
             ),
@@ -195,6 +214,18 @@ def _load_weights(
         details = "; ".join(f"{kind.replace('_', ' ')}: {len(keys)}, first {keys[0]}" for kind, keys in wrong.items())
         raise StartupError(f"checkpoint '{model}' does not fit BLIP-2's architecture ({details}); download it again")
     return loaded
+
+
+def _device_of_pictures(name: str, model: Any) -> torch.device:
+    """Where a model that is spread begins. It must not be kept in the host's memory, which is read for every token."""
+    places = {str(place) for place in getattr(model, "hf_device_map", {}).values()}
+    if places & {"cpu", "disk"}:
+        raise StartupError(
+            f"model '{name}' does not fit into the free memory of the {torch.cuda.device_count()} CUDA devices that "
+            "PyTorch sees; add devices, or set quantization to 'int8' or 'int4'"
+        )
+    device: torch.device = model.vision_model.embeddings.patch_embedding.weight.device
+    return device
 
 
 class _Reading:

@@ -277,9 +277,15 @@ class Blip2Executor(Executor):
     def _load_checkpoint(self) -> checkpoint.Checkpoint:
         settings = self.settings
         quantized = "" if settings.quantization == "none" else f", linear layers {settings.quantization}"
-        self.logger.info(f"loading {settings.model} on {settings.device} as {settings.dtype}{quantized}")
+        where = settings.device if settings.device_map == "none" else f"all GPUs ({settings.device_map})"
+        self.logger.info(f"loading {settings.model} on {where} as {settings.dtype}{quantized}")
         loaded = checkpoint.load(
-            settings.model, settings.revision, settings.device, settings.dtype, settings.quantization
+            settings.model,
+            settings.revision,
+            settings.device,
+            settings.dtype,
+            settings.quantization,
+            settings.device_map,
         )
         self.logger.info(
             f"loaded {loaded.model.num_parameters():,} parameters on {loaded.device} "

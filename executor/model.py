@@ -47,9 +47,10 @@ class Blip2Model:
         max_prompt_tokens: longest prompt, in tokens, without the picture's.
 
     Attributes:
-        device: where the checkpoint is.
+        device: where the checkpoint is; of one that is spread, where it begins.
         dtype: of its weights.
         is_quantized: whether its linear layers are bitsandbytes'.
+        is_spread: whether it is on more than one device.
         max_prompt_tokens: as given.
         num_query_tokens: tokens of a picture, in front of each prompt.
         image_size: (height, width) in pixels of the pictures.
@@ -64,6 +65,7 @@ class Blip2Model:
         self.device = checkpoint.device
         self.dtype = checkpoint.dtype
         self.is_quantized = checkpoint.is_quantized
+        self.is_spread = len({parameter.device for parameter in model.parameters()}) > 1
         self.max_prompt_tokens = max_prompt_tokens
         self._is_encoder_decoder = bool(model.language_model.config.is_encoder_decoder)
         self._image_token_id = checkpoint.image_token_id

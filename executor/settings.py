@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
         default="auto", description="of the weights; auto is float16 on CUDA and float32 on CPU"
     )
+    device_map: Literal["none", "auto", "balanced", "sequential"] = Field(
+        default="none", description="how one model is spread over all GPUs, by accelerate; none: it is on `device`"
+    )
     quantization: Literal["none", "int8", "int4"] = Field(
         default="none", description="bits of the linear layers' weights, by bitsandbytes (extra 'quantized')"
     )

@@ -169,11 +169,12 @@ class OtherText:
         stopwatch: Stopwatch,
     ) -> Tensor:
         """See `Text`. All of it counts as `decode`."""
-        input_ids, attention_mask = prompts
-        embeddings = self._model.get_input_embeddings()(input_ids)
+        embeddings = self._model.get_input_embeddings()(prompts.input_ids)
+        # Of a spread model these may be on three devices. Within it accelerate moves what its parts are called with.
+        input_ids, attention_mask = (tensor.to(embeddings.device) for tensor in prompts)
         is_image = torch.eq(input_ids, self._image_token_id).unsqueeze(-1)
         inputs: dict[str, Any] = {
-            "inputs_embeds": embeddings.masked_scatter(is_image, features),
+            "inputs_embeds": embeddings.masked_scatter(is_image, features.to(embeddings.device)),
             "attention_mask": attention_mask,
         }
         if not self._is_encoder_decoder:

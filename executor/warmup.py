@@ -57,6 +57,8 @@ def warm_up(
 def _why_no_graphs(model: Blip2Model) -> str | None:
     if model.device.type != "cuda":
         return f"graphs need CUDA, and the device is {model.device}"
+    if model.is_spread:
+        return "the model is spread over several devices"
     if model.is_quantized:
         return "bitsandbytes' layers look at their numbers on the host"
     return None
