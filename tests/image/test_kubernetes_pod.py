@@ -26,7 +26,7 @@ from jina import Client
 from demo.service import CHECKPOINT, ROOT, free_port
 from executor import ImagePrompt, Response
 
-IMAGE = os.environ.get("BLIP2_IMAGE", "localhost/blip2-executor:cpu")
+pytestmark = [pytest.mark.image, pytest.mark.timeout(1800)]
 TOKEN = base64.b64encode(b"a-token-of-24-characters").decode()
 WAIT_S = 120
 
@@ -36,9 +36,10 @@ class Pod:
 
     Args:
         folder: for its files.
+        image: of the service, instead of the overlay's.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, image: str) -> None:
         rendered = subprocess.run(
             ["kubectl", "kustomize", str(ROOT / "deploy" / "kubernetes" / "cpu")], capture_output=True, check=True
         )
@@ -47,7 +48,7 @@ class Pod:
         self.name = f"blip2-test-{os.getpid()}"
         models = folder / "models"
         shutil.copytree(CHECKPOINT, models / "demo")
-        self._adapt(models)
+        self._adapt(models, image)
         self._file = folder / "play.yaml"
         self._file.write_text(yaml.safe_dump_all(self.manifests))
         # Podman asks for more files and processes than a root without CAP_SYS_RESOURCE may have.
@@ -56,13 +57,13 @@ class Pod:
         configuration.write_text(f'[containers]\ndefault_ulimits = ["nofile={files}:{files}", "nproc=4096:4096"]\n')
         self._environment = os.environ | {"CONTAINERS_CONF": str(configuration)}
 
-    def _adapt(self, models: Path) -> None:
+    def _adapt(self, models: Path, image: str) -> None:
         self.manifests = [one for one in self.manifests if one["kind"] != "PersistentVolumeClaim"]
         (deployment,) = (one for one in self.manifests if one["kind"] == "Deployment")
         deployment["metadata"]["name"] = self.name
         pod = deployment["spec"]["template"]["spec"]
         (container,) = pod["containers"]
-        container["image"] = IMAGE
+        container["image"] = image
         container["env"].append({"name": "BLIP2_MODEL", "value": "/models/demo"})
         for port in container["ports"]:
             port["hostPort"] = self.ports[port["name"]] = free_port()
@@ -122,15 +123,13 @@ def wait_until(condition: Callable[[], bool], explain: Callable[[], str]) -> Non
 
 
 @pytest.fixture(scope="module")
-def pod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
-    if shutil.which("podman") is None or shutil.which("kubectl") is None or os.geteuid() != 0:
-        pytest.skip("podman or kubectl is not installed, or this user is not root")
-    if subprocess.run(["podman", "image", "exists", IMAGE], check=False).returncode:
-        pytest.skip(f"there is no image {IMAGE}")
+def pod(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is not installed")
     folder = tmp_path_factory.mktemp("podman")
     for above in (folder, folder.parent):
         above.chmod(0o755)  # the container's user reads the checkpoint in it
-    with Pod(folder) as running:
+    with Pod(folder, image) as running:
         yield running
 
 
