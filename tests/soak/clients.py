@@ -34,8 +34,8 @@ _OPTIONS = [
 _REFUSED_AT_THE_DOOR = ("shutting down", "starting", "failed to connect", "Connection refused")
 NOT_SENT = "Internal error from Core"
 """No status of the service: grpc.aio says so in the client, where a message could not be sent."""
-_UNSENT = "sendmsg: Broken pipe"
-"""The system's word for a connection that the other side has closed before."""
+_CLOSED_BEFORE = ("sendmsg: Broken pipe", "Cancelling all calls")
+"""The system's word for a connection that the other side has closed, and that of a gRPC server that closes."""
 _TELLING = re.compile(r"Traceback|File \"|\.py\b|site-packages|0x[0-9a-f]{6}|(?<![\w:/])/[\w.-]+/[\w.-]+")
 """What no client may read: tracebacks, modules, addresses in memory, paths."""
 
@@ -251,7 +251,7 @@ class Client:
             if any(known in details for known in _REFUSED_AT_THE_DOOR):
                 self._tally.retries["not let in"] += 1
                 return 0.5
-            if _UNSENT in details and self._lives.is_closing:  # what was let in has been answered: see `cut_calls`
+            if any(known in details for known in _CLOSED_BEFORE) and self._lives.is_closing:  # what was let in has been answered: see `cut_calls`
                 self._tally.retries["came as it closed"] += 1
                 return 0.5
             self._tally.retries["cut by kill -9"] += 1
