@@ -251,7 +251,8 @@ class Client:
             if any(known in details for known in _REFUSED_AT_THE_DOOR):
                 self._tally.retries["not let in"] += 1
                 return 0.5
-            if any(known in details for known in _CLOSED_BEFORE) and self._lives.is_closing:  # what was let in has been answered: see `cut_calls`
+            # What was let in has been answered all the same: see `cut_calls`.
+            if any(known in details for known in _CLOSED_BEFORE) and self._lives.is_closing:
                 self._tally.retries["came as it closed"] += 1
                 return 0.5
             self._tally.retries["cut by kill -9"] += 1
