@@ -18,7 +18,6 @@ import argparse
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -29,6 +28,7 @@ from statistics import mean, median
 from typing import Any
 
 from benchmarks import workload
+from benchmarks.programs import output_of
 from benchmarks.serve import machine
 from demo.service import CHECKPOINT, ROOT, Service
 
@@ -92,11 +92,8 @@ def measure(options: argparse.Namespace, folder: Path, cases: Path) -> list[dict
 
 
 def _ask(arguments: Sequence[str]) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.load_generator", "--protocol", "jina", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr[-2000:]}")
-    cell: dict[str, Any] = json.loads(done.stdout)
+    (line,) = output_of("benchmarks.load_generator", ["--protocol", "jina", *arguments])
+    cell: dict[str, Any] = json.loads(line)
     return cell
 
 

@@ -36,10 +36,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-from benchmarks.hosts import Host, why_not
+from benchmarks.hosts import Host, wait_until_serving, why_not
+from benchmarks.programs import output_of
 from benchmarks.serve import machine
 from benchmarks.workload import questions
 from demo.evaluate import CHECKPOINT
@@ -99,10 +97,10 @@ class Serving:
                     command = [*serve, "--host", host.address, "--port", str(_PORT)]
                     stack.enter_context(self._running(host.command(*command)))
                 for address in addresses:
-                    _wait_until_serving(address)
+                    wait_until_serving(address, _START_S)
                 gateway = [sys.executable, "-m", "demo.gateway", "--port", str(port), *addresses]
                 stack.enter_context(self._running(gateway))
-            _wait_until_serving(f"127.0.0.1:{port}")
+            wait_until_serving(f"127.0.0.1:{port}", _START_S)
             yield port, hosts
 
     @contextmanager
@@ -116,19 +114,6 @@ class Serving:
         finally:
             process.terminate()
             process.wait()
-
-
-def _wait_until_serving(address: str) -> None:
-    request = health_pb2.HealthCheckRequest()
-    with grpc.insecure_channel(address, [("grpc.max_reconnect_backoff_ms", 200)]) as channel:
-        while True:
-            try:
-                watch = health_pb2_grpc.HealthStub(channel).Watch(request, timeout=_START_S, wait_for_ready=True)
-                if any(reply.status == health_pb2.HealthCheckResponse.SERVING for reply in watch):
-                    return
-            except grpc.RpcError as error:  # the port changes hands between loading and serving
-                if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                    raise
 
 
 def build(pictures: int, file: Path) -> None:
@@ -145,21 +130,17 @@ def build(pictures: int, file: Path) -> None:
 def measure(serving: Serving, kind: str, number: int, cases: Path, options: argparse.Namespace) -> dict[str, Any]:
     """One cell, as `benchmarks.load_generator` prints it."""
     with serving.start(kind, number) as (port, hosts):
-        command = [sys.executable, "-m", "benchmarks.load_generator", "--protocol", "jina", "--port", str(port)]
-        command += ["--workload", str(cases), "--concurrency", str(options.clients), "--seconds", str(options.seconds)]
+        asked = ["--protocol", "jina", "--port", str(port), "--workload", str(cases)]
+        asked += ["--concurrency", str(options.clients), "--seconds", str(options.seconds)]
         warm_up_s = 0.0 if "cut" in kind else _WARM_UP_S
         cut = threading.Timer(_IMPORTS_S + options.seconds / 3, lambda: hosts[0].cut())
         if "cut" in kind:
             cut.start()
         try:
-            done = subprocess.run(
-                [*command, "--warm-up", str(warm_up_s)], cwd=ROOT, capture_output=True, text=True, check=False
-            )
+            (line,) = output_of("benchmarks.load_generator", [*asked, "--warm-up", str(warm_up_s)])
         finally:
             cut.cancel()
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr[-2000:]}")
-    cell: dict[str, Any] = json.loads(done.stdout)
+    cell: dict[str, Any] = json.loads(line)
     return cell
 
 

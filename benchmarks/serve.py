@@ -37,7 +37,6 @@ import json
 import os
 import platform
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -52,6 +51,7 @@ from benchmarks import summary, workload
 from benchmarks.peers import environments
 from benchmarks.peers.batch_log import mean_size
 from benchmarks.peers.launching import KINDS, Kind, Server
+from benchmarks.programs import output_of
 from demo.service import CHECKPOINT, ROOT
 
 _TUNING_CONCURRENCY = 32
@@ -90,10 +90,9 @@ class Benchmark:
         server = Server(kind, options.model, options.threads, self._folder, settings)
         with server:
             lines = self._run(
-                [
-                    *("benchmarks.load_generator", "--protocol", kind.protocol, "--port", str(server.port)),
-                    *("--concurrency", *map(str, concurrency), "--rate", *map(str, rates)),
-                ]
+                "benchmarks.load_generator",
+                *("--protocol", kind.protocol, "--port", str(server.port)),
+                *("--concurrency", *map(str, concurrency), "--rate", *map(str, rates)),
             )
         cells = [json.loads(line) for line in lines]
         for cell in cells:
@@ -102,18 +101,14 @@ class Benchmark:
 
     def engine(self) -> dict[str, float]:
         """Measures the engine alone."""
-        lines = self._run(["benchmarks.engine_alone", "--model", str(self._options.model)])
+        lines = self._run("benchmarks.engine_alone", "--model", str(self._options.model))
         result: dict[str, float] = json.loads(lines[-1])
         return result
 
-    def _run(self, arguments: Sequence[str]) -> list[str]:
-        command = [sys.executable, "-m", *arguments]
-        command += ["--workload", str(self._workload), "--seconds", str(self._options.seconds)]
-        environment = os.environ | {"OMP_NUM_THREADS": str(self._options.threads), "JINA_OPTOUT_TELEMETRY": "1"}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)} failed: {done.stderr[-2000:]}")
-        return done.stdout.splitlines()
+    def _run(self, module: str, *arguments: str) -> list[str]:
+        common = ["--workload", str(self._workload), "--seconds", str(self._options.seconds)]
+        environment = {"OMP_NUM_THREADS": str(self._options.threads), "JINA_OPTOUT_TELEMETRY": "1"}
+        return output_of(module, [*arguments, *common], environment)
 
 
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:

@@ -7,7 +7,6 @@ secrets as the base64 text that they have in a manifest.
 
 import base64
 import os
-import resource
 import shutil
 import subprocess
 import time
@@ -25,6 +24,7 @@ from jina import Client
 
 from demo.service import CHECKPOINT, ROOT, free_port
 from executor import ImagePrompt, Response
+from tests.image.podman import podman
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(1800)]
 TOKEN = base64.b64encode(b"a-token-of-24-characters").decode()
@@ -51,11 +51,6 @@ class Pod:
         self._adapt(models, image)
         self._file = folder / "play.yaml"
         self._file.write_text(yaml.safe_dump_all(self.manifests))
-        # Podman asks for more files and processes than a root without CAP_SYS_RESOURCE may have.
-        files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        configuration = folder / "containers.conf"
-        configuration.write_text(f'[containers]\ndefault_ulimits = ["nofile={files}:{files}", "nproc=4096:4096"]\n')
-        self._environment = os.environ | {"CONTAINERS_CONF": str(configuration)}
 
     def _adapt(self, models: Path, image: str) -> None:
         self.manifests = [one for one in self.manifests if one["kind"] != "PersistentVolumeClaim"]
@@ -77,28 +72,22 @@ class Pod:
         secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": self.name}, "data": {"tokens": TOKEN}}
         self.manifests.insert(0, secret)
 
-    def podman(self, *arguments: str, check: bool = True) -> str:
-        command = ["podman", *arguments]
-        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False, timeout=300)
-        assert not check or done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
     @property
     def container(self) -> str:
         return f"{self.name}-pod-0-blip2"
 
     def __enter__(self) -> "Pod":
         try:
-            self.podman("play", "kube", str(self._file))
-            wait_until(self.is_serving, lambda: self.podman("logs", self.container, check=False))
+            podman("play", "kube", str(self._file))
+            wait_until(self.is_serving, lambda: podman("logs", self.container, check=False).stdout)
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.podman("pod", "rm", "--force", f"{self.name}-pod-0", check=False)
-        self.podman("secret", "rm", self.name, check=False)
+        podman("pod", "rm", "--force", f"{self.name}-pod-0", check=False)
+        podman("secret", "rm", self.name, check=False)
 
     def is_serving(self) -> bool:
         with grpc.insecure_channel(f"127.0.0.1:{self.ports['health']}") as channel:
@@ -109,10 +98,10 @@ class Pod:
         return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
 
     def inspect(self, template: str) -> str:
-        return self.podman("inspect", self.container, "--format", template).strip()
+        return podman("inspect", self.container, "--format", template).stdout.strip()
 
     def shell(self, script: str) -> str:
-        return self.podman("exec", self.container, "sh", "-c", script)
+        return podman("exec", self.container, "sh", "-c", script).stdout
 
 
 def wait_until(condition: Callable[[], bool], explain: Callable[[], str]) -> None:
@@ -160,5 +149,5 @@ def test_it_is_confined_as_the_manifest_says(pod):
 
 
 def test_it_ends_with_status_0_when_it_is_stopped(pod):
-    pod.podman("pod", "stop", f"{pod.name}-pod-0")
+    podman("pod", "stop", f"{pod.name}-pod-0")
     assert pod.inspect("{{.State.ExitCode}}") == "0"

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from jina import Client
 from jina.proto import jina_pb2_grpc
 
-from benchmarks.hosts import Host, why_not
+from benchmarks.hosts import Host, wait_until_serving, why_not
 from demo.retrying import ask
 from demo.service import CHECKPOINT, ROOT, free_port
 from executor import ImagePrompt
@@ -76,21 +75,6 @@ def running(command: list[str], log: Path, **settings: object) -> Iterator[None]
         process.wait(TIMEOUT_S)
 
 
-def wait_until_serving(address: str) -> None:
-    """The port is closed, or says NOT_SERVING, until then."""
-    with grpc.insecure_channel(address, [("grpc.max_reconnect_backoff_ms", 200)]) as channel:
-        while True:
-            try:
-                watch = health_pb2_grpc.HealthStub(channel).Watch(
-                    health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S, wait_for_ready=True
-                )
-                if any(reply.status == health_pb2.HealthCheckResponse.SERVING for reply in watch):
-                    return
-            except grpc.RpcError as error:
-                if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                    raise
-
-
 def answered(host: Host) -> float:
     """Documents that the host's service has answered."""
     return Scrape(METRICS_PORT, host.address).value("blip2_documents_total", code="OK")
@@ -107,10 +91,10 @@ def test_a_host_that_is_cut_off_under_load_costs_no_answer_and_is_used_again_lat
                 running(command, tmp_path / f"{number}.log", model=CHECKPOINT, metrics_port=METRICS_PORT)
             )
         for address in addresses:
-            wait_until_serving(address)
+            wait_until_serving(address, TIMEOUT_S)
         gateway = [sys.executable, "-m", "demo.gateway", "--port", str(port), *addresses]
         stack.enter_context(running(gateway, tmp_path / "gateway.log"))
-        wait_until_serving(f"127.0.0.1:{port}")
+        wait_until_serving(f"127.0.0.1:{port}", TIMEOUT_S)
         client = Client(port=port, asyncio=True)
 
         async def answers(number: int) -> list[str]:
@@ -127,7 +111,7 @@ def test_a_host_that_is_cut_off_under_load_costs_no_answer_and_is_used_again_lat
             assert await answers(20) == ["two"] * 20
             assert answered(second) == before + 20
             first.mend()
-            await asyncio.to_thread(wait_until_serving, addresses[0])
+            await asyncio.to_thread(wait_until_serving, addresses[0], TIMEOUT_S)
             before = answered(first)
             while answered(first) == before:
                 assert await answers(4) == ["two"] * 4
