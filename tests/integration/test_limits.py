@@ -62,8 +62,8 @@ def test_calls_beyond_the_limit_are_refused_at_once_while_health_answers(held, c
 def test_calls_that_have_not_sent_their_message_yet_count_too(held, channel, picture):
     message = as_request(numbered(picture, 1)).proto_with_data.SerializeToString()
     unsent: list[queue.Queue[bytes | None]] = [queue.Queue() for _ in range(MOST_CALLS)]
+    assert is_serving(channel)  # calls of one connection arrive in their order, those that wait for it in any
     waiting = [channel.stream_stream(UNARY)(iter(of_call.get, None), timeout=TIMEOUT_S) for of_call in unsent]
-    # The server takes the calls of one connection in their order.
     assert outcome(channel, UNARY, message)[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
     held.engine.let(MOST_CALLS)
     for of_call in unsent:
