@@ -89,8 +89,8 @@ class Service:
     ) -> None:
         self.stop()
 
-    def stop(self, timeout_s: float = 30) -> int:
-        """Asks the service to end and waits for it. Returns its exit status."""
+    def stop(self, timeout_s: float = 45) -> int:
+        """Asks the service to end and waits for it, longer than it may drain. Returns its exit status."""
         assert self.process is not None
         self._signal(signal.SIGTERM)
         try:

@@ -91,7 +91,6 @@ class Runtime(AsyncNewLoopRuntime):
 
     def __init__(self, args: argparse.Namespace, port: LoadingPort) -> None:
         self._port = port
-        self._is_ending = False
         self._device_is_lost = False
         super().__init__(args, req_handler_cls=_RequestHandler)
 
@@ -107,18 +106,19 @@ class Runtime(AsyncNewLoopRuntime):
         for number in HANDLED_SIGNALS:
             self._loop.remove_signal_handler(number)
         faulthandler.enable()  # a segfault says where
-        _on_signals(lambda _: os._exit(0))
+        _exit_on_signals(lambda _: 0)
         self.server = self._get_server()
         self.server._request_handler._executor.on_device_lost = self._lose_device
-        _on_signals(self._end)
+        # Not `signal.signal`: its handler waits for the loop's thread to wake, which a signal that another thread was
+        # given does not do.
+        for number in _ENDING:
+            self._loop.add_signal_handler(number, self._end)
         self._port.release()
         await self.server.setup_server()
 
-    def _end(self, number: int) -> None:
-        if self._is_ending:
-            os._exit(128 + number)
-        self._is_ending = True
-        self._loop.call_soon_threadsafe(self.is_cancel.set)
+    def _end(self) -> None:
+        _exit_on_signals(lambda number: 128 + number)
+        self.is_cancel.set()
 
     def _lose_device(self) -> None:
         self._device_is_lost = True
@@ -130,9 +130,9 @@ class Runtime(AsyncNewLoopRuntime):
         self.is_cancel.set()
 
 
-def _on_signals(act: Callable[[int], Any]) -> None:
+def _exit_on_signals(status: Callable[[int], int]) -> None:
     def handle(number: int, frame: FrameType | None) -> None:
-        act(number)
+        os._exit(status(number))
 
     for number in _ENDING:
         signal.signal(number, handle)

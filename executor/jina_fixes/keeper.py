@@ -15,7 +15,6 @@ import threading
 import time
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
-from types import FrameType
 from typing import Any
 
 from ..settings import ENV_PREFIX, Settings
@@ -100,7 +99,11 @@ class _Keeper:
     def run(self) -> None:
         """Returns when the serving process has ended for good: as told, or because its first start failed."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, self._end)
+        # The pipe and not the handler ends a wait: a handler waits for this thread to wake, which a signal that another
+        # thread was given does not do.
+        signal.signal(signal.SIGTERM, lambda number, frame: None)
+        os.set_blocking(self._tell_to_end, False)
+        signal.set_wakeup_fd(self._tell_to_end)
         self._pod["is_signal_handlers_installed"].set()
         end_with_parent(drain_timeout_s(self._pod["args"]) + CLOSING_S, self._end_s + CLOSING_S)
         pause_s = _SHORTEST_PAUSE_S
@@ -124,9 +127,6 @@ class _Keeper:
                 pod = self._pod | {name: self._context.Event() for name in ("is_started", "is_ready")}
         finally:
             self._pod["is_shutdown"].set()
-
-    def _end(self, number: int, frame: FrameType | None) -> None:
-        os.write(self._tell_to_end, b".")
 
     def _start(self, pod: dict[str, Any]) -> BaseProcess:
         own = pod | {
@@ -158,6 +158,7 @@ def _serve(pod: dict[str, Any]) -> None:
     from jina.serve.executors.run import run
 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)  # the keeper's
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     faulthandler.enable()  # a segfault says where
     end_with_parent(0, longest_end_s(pod["args"]))

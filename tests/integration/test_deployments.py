@@ -19,6 +19,7 @@ from executor import ImagePrompt, Response
 from executor.cores import available
 from tests.integration.lost_device.losing import FATAL_LENGTH
 from tests.integration.test_stock_client import HeldPicture
+from tests.integration.threads import signal_other_thread
 from tests.integration.topologies.running import TIMEOUT_S, Ends, Running, children
 
 QUESTION = "how many cats are there?"
@@ -143,6 +144,14 @@ def test_a_program_that_is_killed_leaves_processes_that_finish_their_work_and_en
                 return await late
 
         assert asyncio.run(kill()).answer == "two"
+        ends.wait()
+
+
+def test_a_keeper_ends_on_a_signal_that_the_kernel_gives_another_thread():
+    with Running("no gateway") as running:
+        (keeper,) = running.keepers()
+        ends = Ends(keeper, *children(keeper))
+        signal_other_thread(keeper, signal.SIGTERM)
         ends.wait()
 
 

@@ -22,6 +22,7 @@ from jina.types.request.data import DataRequest
 from demo.service import Service, command
 from executor import ImagePrompt
 from tests.integration.inprocess import TIMEOUT_S, as_request
+from tests.integration.threads import signal_other_thread
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -117,6 +118,13 @@ def test_a_signal_drains_and_the_exit_status_is_0(tmp_path, two_cats, number):
         assert [answer(reply) for reply in replies] == ["two"] * (DOCUMENTS - 1)
         assert service.process.wait(TIMEOUT_S) == 0
         assert not is_open(service.port)
+
+
+def test_a_signal_that_the_kernel_gives_another_thread_ends_an_idle_service(tmp_path):
+    with Service(log=tmp_path / "log") as service:
+        assert service.process is not None
+        signal_other_thread(service.process.pid, signal.SIGTERM)
+        assert service.process.wait(TIMEOUT_S) == 0
 
 
 def test_a_second_signal_ends_at_once(tmp_path, two_cats):
