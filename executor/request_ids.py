@@ -14,11 +14,12 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import aclosing
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any
 
 import grpc
 
-from .calls import is_health_check
+from .calls import MOST_HANDLERS, is_health_check
 from .observer import SILENT, Observer
 
 KEY = "x-request-id"
@@ -70,6 +71,7 @@ class NameCalls(grpc.aio.ServerInterceptor):
 
     def __init__(self, observer: Observer = SILENT) -> None:
         self._observer = observer
+        self._wrapped = lru_cache(MOST_HANDLERS)(self._named)
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
@@ -77,25 +79,27 @@ class NameCalls(grpc.aio.ServerInterceptor):
         handler = await continuation(details)
         if handler is None or handler.stream_stream is None or is_health_check(details.method):
             return handler
-        return handler._replace(stream_stream=self._named(details, handler.stream_stream))
+        return self._wrapped(details.method, handler)
 
-    def _named(self, details: grpc.HandlerCallDetails, answer: Any) -> Any:
+    def _named(self, method: str, handler: Any) -> Any:
+        is_generator = inspect.isasyncgenfunction(handler.stream_stream)
+
         async def named(messages: AsyncIterator[Any], context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
-            metadata = tuple(details.invocation_metadata or ())
+            metadata = tuple(context.invocation_metadata() or ())
             call_id = chosen(metadata)
             # In the task of this call alone, so they need not be set back.
             _call.set((call_id, itertools.count(1)))
             _request.set(call_id)
             ours = ((KEY, call_id),)
             context.set_trailing_metadata(ours)
-            with self._observer.call(details.method, metadata, call_id, lambda: _status(context)):
-                if inspect.isasyncgenfunction(answer):
-                    async with aclosing(answer(messages, context)) as answers:
+            with self._observer.call(method, metadata, call_id, lambda: _status(context)):
+                if is_generator:
+                    async with aclosing(handler.stream_stream(messages, context)) as answers:
                         async for response in answers:
                             yield response
                 else:
-                    await answer(messages, context)
+                    await handler.stream_stream(messages, context)
             if (others := tuple(context.trailing_metadata())) != ours:  # Jina sets its own where a request fails
                 context.set_trailing_metadata((*others, *ours))
 
-        return named
+        return handler._replace(stream_stream=named)

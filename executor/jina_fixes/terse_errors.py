@@ -3,11 +3,12 @@
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from functools import lru_cache
 from typing import Any
 
 import grpc
 
-from ..calls import WrappedHandlers, is_health_check
+from ..calls import MOST_HANDLERS, is_health_check
 from ..observer import SILENT, Observer, Refusal
 
 _log = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ class TerseErrors(grpc.aio.ServerInterceptor):
 
     def __init__(self, observer: Observer = SILENT) -> None:
         self._observer = observer
-        self._wrapped = WrappedHandlers(self._terse)
+        self._wrapped = lru_cache(MOST_HANDLERS)(self._terse)
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
@@ -37,7 +38,7 @@ class TerseErrors(grpc.aio.ServerInterceptor):
             or handler.request_streaming != handler.response_streaming
         ):
             return handler
-        return self._wrapped.of(details.method, handler)
+        return self._wrapped(handler)
 
     def _terse(self, handler: Any) -> Any:
         answers_to = _stream if handler.request_streaming else _one
