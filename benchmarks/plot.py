@@ -1,6 +1,9 @@
-"""Draws throughput against concurrency, ours and the peers', from the last line that `benchmarks.serve` printed.
+"""Draws what a benchmark measured, from the last line that it printed.
 
-    python -m benchmarks.plot results.json [--output benchmarks/throughput.svg]
+    python -m benchmarks.plot results.json --output benchmarks/throughput.svg
+
+Of `benchmarks.serve`: throughput against concurrency, ours and the peers'. Of `benchmarks.scaling`: throughput against
+the number of devices.
 
 Needs matplotlib, from the dependency group `benchmarks` of pyproject.toml.
 """
@@ -17,6 +20,7 @@ matplotlib.use("Agg")
 matplotlib.rcParams.update({"svg.hashsalt": "blip2", "svg.fonttype": "none", "font.family": "sans-serif"})
 
 from matplotlib import pyplot  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
 
 _LABELS = {
     "ours": "this service",
@@ -25,12 +29,23 @@ _LABELS = {
     "litserve": "LitServe",
     "bentoml": "BentoML",
     "ray": "Ray Serve",
+    "alone": "python -m executor",
+    "replicas": "Deployment(replicas=n)",
+    "hosts": "a gateway and n hosts",
 }
 
 
 def draw(result: dict[str, Any], output: Path) -> None:
     """Writes the picture; the ending of `output` decides on its format."""
     figure, axes = pyplot.subplots(figsize=(7, 4))
+    (_draw_scaling if result.get("benchmark") == "scaling" else _draw_serving)(result, axes)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    figure.savefig(output, bbox_inches="tight", metadata={"Date": None} if output.suffix == ".svg" else None)
+    pyplot.close(figure)
+
+
+def _draw_serving(result: dict[str, Any], axes: Axes) -> None:
     highest = 0.0
     for server, loads in result["servers"].items():
         closed = {int(load): cell for load, cell in loads.items() if not load.endswith("/s")}
@@ -48,16 +63,27 @@ def draw(result: dict[str, Any], output: Path) -> None:
     axes.set_xlabel("clients, each with one question in flight")
     axes.set_ylabel("right answers per second")
     axes.set_title(f"{result['options']['model']}, {result['machine']['cores']} cores, {result['date']}")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    figure.savefig(output, bbox_inches="tight", metadata={"Date": None} if output.suffix == ".svg" else None)
-    pyplot.close(figure)
+
+
+def _draw_scaling(result: dict[str, Any], axes: Axes) -> None:
+    kinds: dict[str, dict[int, float]] = {}
+    for row in result["rows"]:
+        kinds.setdefault(row["kind"], {})[row["number"]] = row["answers_per_s"]
+    for kind, rates in kinds.items():
+        axes.plot(list(rates), list(rates.values()), marker="o", label=_LABELS.get(kind, kind))
+    numbers = sorted({row["number"] for row in result["rows"]})
+    axes.plot(numbers, [result["most"] * n for n in numbers], color="grey", linestyle=":", label="the devices' limit")
+    axes.set_xticks(numbers)
+    axes.set_ylim(0, None)
+    axes.set_xlabel("devices, each of which sleeps as a GPU would compute")
+    axes.set_ylabel("right answers per second")
+    axes.set_title(f"{result['machine']['cores']} cores for all of it, {result['date']}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plot", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("results", type=Path, help="what `python -m benchmarks.serve` printed")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "throughput.svg")
+    parser.add_argument("results", type=Path, help="what the benchmark printed")
+    parser.add_argument("--output", type=Path, required=True, help="the picture; its ending decides on its format")
     options = parser.parse_args()
     draw(json.loads(options.results.read_text().splitlines()[-1]), options.output)
 

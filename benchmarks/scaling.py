@@ -1,11 +1,11 @@
 """How answers per second grow with replicas and with hosts, as far as the host's work and the gateway's decide it.
 
-    python -m benchmarks.scaling [--rounds 2] [--seconds 10] [--clients 64] [--batch-ms 60] [--document-ms 15]
+    python -m benchmarks.scaling [--numbers 1 2 4] [--rounds 2] [--seconds 15] [--clients 32] [--batch-ms 120] ...
 
-Regime: the device is one that sleeps (benchmarks/sleeping), so that two devices on a machine without any are as fast as
-two GPUs would be beside each other: what does not scale is the host's. A batch of 16 sleeps for 300 ms with the
-defaults: at most 53 answers per second and device. Everything else is real: requests over sockets, pictures decoded,
-prompts tokenised, batches. The load generator, the gateway and all services share this machine's cores.
+Regime: the device is one that sleeps (benchmarks/sleeping), so that devices on a machine without any are as fast as
+GPUs would be beside each other: what does not scale is the host's. A batch of 16 sleeps for 600 ms with the defaults:
+at most 26.7 answers per second and device. Everything else is real: requests over sockets, pictures decoded, prompts
+tokenised, batches. The load generator, the gateway and all services share this machine's cores.
 
 - `alone`: `python -m executor`, without a gateway.
 - `replicas`: `Deployment(replicas=n)`, on one host behind its gateway.
@@ -15,9 +15,9 @@ prompts tokenised, batches. The load generator, the gateway and all services sha
   connection is reset. Clients of the load generator do not ask again, so each question that the gateway lost would be
   an error.
 
-Closed loop of `--clients`: 64 are two batches for each of two devices. Every answer is checked. Rounds measure
+Closed loop of `--clients` for each device: 32 are two batches. Every answer is checked. Rounds measure
 everything anew, every second one backwards; numbers are medians, ratios medians of each round's ratio to one replica of
-the same kind, faults are summed. Prints a table; the last line is JSON.
+the same kind, faults are summed. Prints a table; the last line is JSON, which `benchmarks.plot` draws.
 """
 
 import argparse
@@ -26,18 +26,17 @@ import datetime
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from benchmarks.hosts import Host, wait_until_serving, why_not
-from benchmarks.programs import output_of
+from benchmarks.programs import output_of, running
 from benchmarks.serve import machine
 from benchmarks.workload import questions
 from demo.evaluate import CHECKPOINT
@@ -77,7 +76,7 @@ class Serving:
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self._folder = folder
-        self._environment = os.environ | environment
+        self._environment = environment
 
     @contextmanager
     def start(self, kind: str, number: int) -> Iterator[tuple[int, list[Host]]]:
@@ -103,17 +102,8 @@ class Serving:
             wait_until_serving(f"127.0.0.1:{port}", _START_S)
             yield port, hosts
 
-    @contextmanager
-    def _running(self, command: Sequence[str]) -> Iterator[None]:
-        with (self._folder / "log").open("ab") as log:
-            process = subprocess.Popen(
-                command, cwd=ROOT, env=self._environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
-        try:
-            yield
-        finally:
-            process.terminate()
-            process.wait()
+    def _running(self, command: Sequence[str]) -> AbstractContextManager[None]:
+        return running(command, self._folder / "log", self._environment)
 
 
 def build(pictures: int, file: Path) -> None:
@@ -131,7 +121,7 @@ def measure(serving: Serving, kind: str, number: int, cases: Path, options: argp
     """One cell, as `benchmarks.load_generator` prints it."""
     with serving.start(kind, number) as (port, hosts):
         asked = ["--protocol", "jina", "--port", str(port), "--workload", str(cases)]
-        asked += ["--concurrency", str(options.clients), "--seconds", str(options.seconds)]
+        asked += ["--concurrency", str(options.clients * number), "--seconds", str(options.seconds)]
         warm_up_s = 0.0 if "cut" in kind else _WARM_UP_S
         cut = threading.Timer(_IMPORTS_S + options.seconds / 3, lambda: hosts[0].cut())
         if "cut" in kind:
@@ -185,11 +175,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=description)
     add = parser.add_argument
     add("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="which ways (default: all)")
+    add("--numbers", type=int, nargs="+", default=[1, 2, 4], help="of devices (default: 1 2 4)")
     add("--rounds", type=int, default=2, help="default: %(default)s")
-    add("--seconds", type=float, default=10.0, help="per cell (default: %(default)s)")
-    add("--clients", type=int, default=64, help="default: %(default)s")
-    add("--batch-ms", type=float, default=60.0, help="that the device sleeps for a batch (default: %(default)s)")
-    add("--document-ms", type=float, default=15.0, help="and for each document of it (default: %(default)s)")
+    add("--seconds", type=float, default=15.0, help="per cell (default: %(default)s)")
+    add("--clients", type=int, default=32, help="for each device (default: %(default)s)")
+    add("--batch-ms", type=float, default=120.0, help="that the device sleeps for a batch (default: %(default)s)")
+    add("--document-ms", type=float, default=30.0, help="and for each document of it (default: %(default)s)")
     add("--pictures", type=int, default=64, help="different pictures (default: %(default)s)")
     return parser.parse_args(arguments)
 
@@ -201,9 +192,8 @@ def main() -> None:
     if reason := why_not():
         print(f"without hosts: {reason}", file=sys.stderr)
         kinds = [kind for kind in kinds if "hosts" not in kind]
-    ways = [
-        (kind, number) for kind in kinds for number in {"alone": (1,), "one of 2 hosts cut": (2,)}.get(kind, (1, 2))
-    ]
+    fixed = {"alone": [1], "one of 2 hosts cut": [2]}
+    ways = [(kind, number) for kind in kinds for number in fixed.get(kind, options.numbers)]
     environment = {
         **{"BLIP2_MODEL": str(CHECKPOINT), "OMP_NUM_THREADS": "1", "JINA_OPTOUT_TELEMETRY": "1"},
         **{"SLEEP_BATCH_MS": str(options.batch_ms), "SLEEP_DOCUMENT_MS": str(options.document_ms)},

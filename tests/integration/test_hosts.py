@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import ExitStack
 
 import grpc
 import pytest
@@ -16,8 +13,9 @@ from jina import Client
 from jina.proto import jina_pb2_grpc
 
 from benchmarks.hosts import Host, wait_until_serving, why_not
+from benchmarks.programs import running
 from demo.retrying import ask
-from demo.service import CHECKPOINT, ROOT, free_port
+from demo.service import CHECKPOINT, free_port
 from executor import ImagePrompt
 from tests.integration.inprocess import TIMEOUT_S, as_request, gateway_to, hold_service, numbered
 from tests.scraping import Scrape
@@ -61,20 +59,6 @@ def hosts() -> Iterator[list[Host]]:
         yield [stack.enter_context(Host(number)) for number in range(2)]
 
 
-@contextmanager
-def running(command: list[str], log: Path, **settings: object) -> Iterator[None]:
-    environment = {f"BLIP2_{name.upper()}": str(value) for name, value in settings.items()}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | environment, stdout=output, stderr=subprocess.STDOUT
-        )
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait(TIMEOUT_S)
-
-
 def answered(host: Host) -> float:
     """Documents that the host's service has answered."""
     return Scrape(METRICS_PORT, host.address).value("blip2_documents_total", code="OK")
@@ -84,12 +68,11 @@ def answered(host: Host) -> float:
 def test_a_host_that_is_cut_off_under_load_costs_no_answer_and_is_used_again_later(hosts, two_cats, tmp_path):
     addresses = [f"{host.address}:{PORT}" for host in hosts]
     port = free_port()
+    environment = {"BLIP2_MODEL": str(CHECKPOINT), "BLIP2_METRICS_PORT": str(METRICS_PORT)}
     with ExitStack() as stack:
         for number, host in enumerate(hosts):
             command = host.command(sys.executable, "-m", "executor", "--host", host.address, "--port", str(PORT))
-            stack.enter_context(
-                running(command, tmp_path / f"{number}.log", model=CHECKPOINT, metrics_port=METRICS_PORT)
-            )
+            stack.enter_context(running(command, tmp_path / f"{number}.log", environment))
         for address in addresses:
             wait_until_serving(address, TIMEOUT_S)
         gateway = [sys.executable, "-m", "demo.gateway", "--port", str(port), *addresses]
