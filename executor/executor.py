@@ -80,10 +80,14 @@ class Blip2Executor(Executor):
         traces = tracing.to_collector(self.settings.otlp_endpoint) if self.settings.otlp_endpoint else None
         listeners = [listener for listener in (metrics, traces) if listener is not None]
         self._observer: Observer = Several(listeners) if len(listeners) > 1 else (metrics or traces or SILENT)
-        self.server_policy = ServerPolicy(self.settings, self.logger.logger, self.refusal, self._observer, metrics)
+        # Of a Deployment they run on one host.
+        replicas = max(1, getattr(self.runtime_args, "replicas", 1) * getattr(self.runtime_args, "shards", 1))
+        self.server_policy = ServerPolicy(
+            self.settings, self.logger.logger, self.refusal, self._observer, metrics, replicas
+        )
         self._admission = Admission(self.settings.max_queue, self.settings.max_queue_mb * 1_000_000)
         self._defaults = self.settings.generation()
-        cores_of_replica = self._use_cores()
+        cores_of_replica = self._use_cores(replicas)
         loading_since = time.monotonic()
         self._model = Blip2Model(self._load_checkpoint(), self.settings.max_prompt_tokens)
         warm_up(
@@ -263,9 +267,8 @@ class Blip2Executor(Executor):
             )
         )
 
-    def _use_cores(self) -> int:
-        """The cores of this process: replicas of a Deployment run on one host, and divide its cores."""
-        replicas = max(1, getattr(self.runtime_args, "replicas", 1) * getattr(self.runtime_args, "shards", 1))
+    def _use_cores(self, replicas: int) -> int:
+        """The cores of this process, one of so many on this host that divide its cores."""
         share = cores.share(replicas)
         threads = use_threads(self.settings.torch_threads, share)
         self.logger.info(

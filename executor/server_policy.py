@@ -32,6 +32,7 @@ class ServerPolicy:
         full: what a document that comes now would be told; None where there is room for it.
         observer: told of calls, and of those that are refused.
         metrics: served on `metrics_port`; None where there is none.
+        replicas: on this host, this one included; each takes the first port that is free from `metrics_port` on.
 
     Attributes:
         calls: those in progress.
@@ -51,9 +52,12 @@ class ServerPolicy:
         full: Callable[[], str | None] = lambda: None,
         observer: Observer = SILENT,
         metrics: Metrics | None = None,
+        replicas: int = 1,
     ) -> None:
         self._metrics = metrics
-        self._metrics_port = settings.metrics_port
+        first = settings.metrics_port
+        self._metrics_ports = range(first, min(first + replicas, 2**16)) if first is not None else range(0)
+        self._log = log
         self.observer = observer
         self.calls = Calls(settings.max_calls, full, self.observer)
         self.drain_timeout_s = settings.drain_timeout_s
@@ -97,14 +101,17 @@ class ServerPolicy:
         Raises:
             StartupError: `metrics_port` cannot be listened on.
         """
-        if self._metrics is None or self._metrics_port is None:
+        if self._metrics is None:
             return
-        try:
-            self._metrics.serve(host, self._metrics_port)
-        except OSError:
-            raise StartupError(
-                f"metrics_port {self._metrics_port} cannot be listened on: it is in use, or not for this user"
-            ) from None
+        for port in self._metrics_ports:
+            try:
+                self._metrics.serve(host, port)
+            except OSError:
+                continue
+            self._log.info(f"metrics on {host}:{port}")
+            return
+        tried = " to ".join(str(port) for port in sorted({self._metrics_ports[0], self._metrics_ports[-1]}))
+        raise StartupError(f"metrics_port {tried} cannot be listened on: in use, or not for this user")
 
     def close_metrics(self) -> None:
         """Ends what `serve_metrics` began; waits up to half a second for it."""

@@ -87,7 +87,10 @@ class Settings(BaseSettings):
         default=None, ge=1, le=65535, description="port with health checks alone, in plaintext: for probes without TLS"
     )
     metrics_port: int | None = Field(
-        default=None, ge=1, le=65535, description="port with metrics for Prometheus, at /metrics over HTTP; None: none"
+        default=None,
+        ge=1,
+        le=65535,
+        description="port with metrics for Prometheus, at /metrics over HTTP, of the first replica; None: none",
     )
     otlp_endpoint: str | None = Field(
         default=None,

@@ -4,8 +4,9 @@ import asyncio
 import os
 import re
 import signal
+import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import grpc
 import pytest
@@ -21,6 +22,7 @@ from tests.integration.lost_device.losing import FATAL_LENGTH
 from tests.integration.test_stock_client import HeldPicture
 from tests.integration.threads import signal_other_thread
 from tests.integration.topologies.running import TIMEOUT_S, Ends, Running, children
+from tests.scraping import Scrape
 
 QUESTION = "how many cats are there?"
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -201,11 +203,24 @@ def test_a_worker_that_still_loads_ends_at_once():
         assert running.process.wait(TIMEOUT_S) == 0
 
 
-def test_each_replica_gets_a_device_of_its_own_and_its_share_of_the_cores(monkeypatch):
+def two_free_ports() -> int:
+    """The first of two free ports in a row."""
+    while True:
+        with socket.socket() as one, socket.socket() as other, suppress(OSError):
+            one.bind(("127.0.0.1", 0))
+            first = int(one.getsockname()[1])
+            other.bind(("127.0.0.1", first + 1))
+            return first
+
+
+def test_each_replica_gets_a_device_its_share_of_the_cores_and_a_port_for_its_metrics(monkeypatch):
     monkeypatch.setenv("CUDA_TOTAL_DEVICES", "3")  # as many as nvidia-smi would list
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     share = max(1, available() // 2)
-    with Running("devices", device="cpu") as running:
+    first = two_free_ports()
+    with Running("devices", device="cpu", metrics_port=first) as running:
+        for port in (first, first + 1):
+            assert Scrape(port).value("blip2_calls_in_progress") == 0
         said = re.findall(r"one of 2 on this host: (\S+) (\S+) (\S+)", " ".join(running.log))
     assert sorted(said) == [
         (f"cores={share}", f"torch_threads={share}", f"CUDA_VISIBLE_DEVICES={device}") for device in (0, 1)

@@ -267,7 +267,7 @@ def test_python_dash_m_serves_metrics_and_a_second_one_on_their_port_says_why_it
         )
         assert service.stop() == 0
     assert finished.returncode == 1
-    message = f"blip2: cannot start: metrics_port {metrics_port} cannot be listened on: it is in use"
+    message = f"blip2: cannot start: metrics_port {metrics_port} cannot be listened on: in use"
     assert message in finished.stderr
     assert "Traceback" not in finished.stderr
     with socket.socket() as probe, pytest.raises(ConnectionRefusedError):
