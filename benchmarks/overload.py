@@ -1,6 +1,6 @@
 """What is left of the service when it is asked for several times what it can do.
 
-    python -m benchmarks.overload [--seconds 15] [--times 0.95 4] [--max-queue 64] [--rounds 2] [--capacity 160]
+    python -m benchmarks.overload [--seconds 15] [--times 0.95 4] [--max-queue 64] [--rounds 2] [--apart]
 
 First a closed loop of 32 clients measures what the service can do: its capacity. Then questions arrive at random (a
 Poisson process, whatever the service does) at so many times the capacity. Goodput is what counts: right answers per
@@ -8,9 +8,11 @@ second that came within the seconds of the measurement. A client that is told OV
 be told at once. A service without admission would answer everybody too late; one that spends its time on refusing would
 answer few.
 
-The load generator shares the machine's cores with the service; how much of them it takes is in the table. Every answer
-is compared with what plain transformers says to that question alone. The feature cache is off, as in benchmarks.serve.
-Rounds: each starts a service anew; numbers are medians over rounds, ratios medians of each round's, faults are summed.
+The load generator shares the machine's cores with the service; how much of them it takes is in the table. With
+`--apart` it has the last core for itself and the service the others, as if its clients were on other machines. Every
+answer is compared with what plain transformers says to that question alone. The feature cache is off, as in
+benchmarks.serve. Rounds: each starts a service anew; numbers are medians over rounds, ratios medians of each round's,
+faults are summed.
 Prints a table; the last line is JSON with everything.
 """
 
@@ -21,8 +23,8 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -75,13 +77,29 @@ def _serving(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Servic
             memory.close()
 
 
+@contextmanager
+def _on(cores: Collection[int]) -> Iterator[None]:
+    """What is started within runs on these cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def measure(options: argparse.Namespace, folder: Path, cases: Path) -> list[dict[str, Any]]:
     """One round: the closed loop's cell, then one for each rate, as `benchmarks.load_generator` prints them.
 
     Returns:
         Cells, with `times` (of the capacity; None for the closed loop) and `memory_mb` beside their own fields.
     """
-    with _serving(options, folder) as (service, memory):
+    cores = sorted(os.sched_getaffinity(0))
+    ours, clients = (cores[:-1], cores[-1:]) if options.apart else (cores, cores)
+    with ExitStack() as stack:
+        with _on(ours):
+            service, memory = stack.enter_context(_serving(options, folder))
+        stack.enter_context(_on(clients))
         common = ["--port", str(service.port), "--workload", str(cases), "--seconds", str(options.seconds)]
         cells = [_ask([*common, "--concurrency", str(_CLIENTS)]) | {"times": None, "memory_mb": memory.most()}]
         capacity = options.capacity or cells[0]["answers_per_s"]
@@ -155,6 +173,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--rounds", type=int, default=2, help="default: %(default)s")
     add("--max-queue", type=int, default=64, help="documents in the service at a time (default: %(default)s)")
     add("--pictures", type=int, default=128, help="different pictures (default: %(default)s)")
+    add("--apart", action="store_true", help="a core of their own for the clients; needs two")
     return parser.parse_args(arguments)
 
 
