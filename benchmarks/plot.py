@@ -69,8 +69,9 @@ def _draw_scaling(result: dict[str, Any], axes: Axes) -> None:
     kinds: dict[str, dict[int, float]] = {}
     for row in result["rows"]:
         kinds.setdefault(row["kind"], {})[row["number"]] = row["answers_per_s"]
-    for kind, rates in kinds.items():
-        axes.plot(list(rates), list(rates.values()), marker="o", label=_LABELS.get(kind, kind))
+    for place, (kind, rates) in enumerate(kinds.items()):  # rings of different sizes, since they may lie on each other
+        label, size = _LABELS.get(kind, kind), 15 - 3 * place
+        axes.plot(list(rates), list(rates.values()), marker="o", fillstyle="none", markersize=size, label=label)
     numbers = sorted({row["number"] for row in result["rows"]})
     axes.plot(numbers, [result["most"] * n for n in numbers], color="grey", linestyle=":", label="the devices' limit")
     axes.set_xticks(numbers)

@@ -3,12 +3,18 @@
 import os
 import warnings
 
+from . import beginning
+
 # Jina reports every start to a public host unless this variable exists. It is read when the server starts, which is
 # after this import.
 os.environ.setdefault("JINA_OPTOUT_TELEMETRY", "1")
 
 # Said by a dependency of Jina at its import; setuptools is pinned for it.
 warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+
+if beginning.is_program():
+    beginning.end_on_signals()
+    beginning.import_jina()
 
 __version__ = "0.1.0"
 

@@ -13,6 +13,7 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import yaml
 from jina.excepts import BadConfigSource
@@ -44,10 +45,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if not 0 < port < 65536:
-        raise ValueError
-    return port
+    if not (text.isdecimal() and 0 < int(text) < 65536):
+        raise argparse.ArgumentTypeError(f"{text} is no port, which is a number from 1 to 65535")
+    return int(text)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -57,7 +57,13 @@ def main(argv: list[str] | None = None) -> int:
         return int(options.instead(options))
     if not options.config.is_file():
         return _fail(f"there is no configuration file {options.config}")
-    if _wants_json(options.config):
+    configured = _read(options.config)
+    if not isinstance(configured, dict):
+        return _fail(f"{options.config} cannot be read: it is no mapping of keys to values")
+    settings = configured.get("with") or {}
+    if not isinstance(settings, dict):
+        return _fail(f"{options.config} cannot be read: its `with:` is no mapping of settings to values")
+    if _wants_json(settings):
         logs.set_up("json")
     # fmt: off
     args = set_pod_parser().parse_args([
@@ -88,12 +94,16 @@ def main(argv: list[str] | None = None) -> int:
     return runtime.exit_status
 
 
-def _wants_json(config: Path) -> bool:
-    """Before the settings are read, so that what ends the start is told in JSON too."""
-    with suppress(yaml.YAMLError, OSError, UnicodeDecodeError, AttributeError):  # said when Jina reads it
-        configured = (yaml.safe_load(config.read_text()).get("with") or {}).get("log_format")
-        return (os.environ.get("BLIP2_LOG_FORMAT") or configured) == "json"
-    return False
+def _read(config: Path) -> Any:
+    """What is in it; nothing where Jina, which reads it again, is to say why it cannot be read."""
+    with suppress(yaml.YAMLError, OSError, UnicodeDecodeError):
+        return yaml.safe_load(config.read_text())
+    return {}
+
+
+def _wants_json(configured: dict[str, Any]) -> bool:
+    """Before the settings are resolved, so that what ends the start is told in JSON too."""
+    return (os.environ.get("BLIP2_LOG_FORMAT") or configured.get("log_format")) == "json"
 
 
 def _why_not_read(error: Exception) -> str:

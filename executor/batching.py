@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import StartupError
-from .settings import nearest
+from .wrong_settings import nearest
 
 VQA_ENDPOINTS = ("/vqa", "/default", "/", "vqa")
 """Names of the one endpoint: its path, Jina's name for every other path, the root, its method."""

@@ -6,7 +6,6 @@ the start with an error that names it.
 """
 
 import dataclasses
-import difflib
 import inspect
 import json
 import os
@@ -25,8 +24,11 @@ from .generation import OPTION_NAMES
 from .limits import ImageLimits
 from .local_files import LocalFiles
 from .presets import PRESETS, Generation, PresetName
+from .wrong_settings import invalid, is_origin, unknown_name
 
 ENV_PREFIX = "BLIP2_"
+MOST_THREADS = 512
+"""More than the cores of one machine; thousands take what its other programs need to start."""
 _NEVER_EMPTY = ("auth_tokens", "auth_tokens_file", "tls_cert", "tls_key", "tls_client_ca")
 """A secret that was meant to be set, and is not, must not open the service."""
 
@@ -94,7 +96,6 @@ class Settings(BaseSettings):
     )
     otlp_endpoint: str | None = Field(
         default=None,
-        pattern=r"^https?://[A-Za-z0-9.:\[\]_-]+/?$",
         description="collector that traces are sent to, OTLP over gRPC: http://host:4317; None: no traces",
     )
     log_format: Literal["text", "json"] = Field(
@@ -182,11 +183,15 @@ class Settings(BaseSettings):
         description="decode large JPEGs at reduced size: faster, and not exactly transformers' pixels",
     )
     decode_threads: int = Field(
-        default=0, ge=0, description="threads that decode pictures; 0 is one per core of this replica's share"
+        default=0,
+        ge=0,
+        le=MOST_THREADS,
+        description="threads that decode pictures; 0 is one per core of this replica's share",
     )
     torch_threads: int = Field(
         default=0,
         ge=0,
+        le=MOST_THREADS,
         description="threads of PyTorch on a CPU; 0 is OMP_NUM_THREADS, else one per core of this replica's share",
     )
 
@@ -206,6 +211,13 @@ class Settings(BaseSettings):
         if value.lstrip().startswith("[") and value.rstrip().endswith('"]'):
             return json.loads(value)
         return [entry.strip() for entry in value.split(",") if entry.strip()]
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _is_a_collector(cls, endpoint: str | None) -> str | None:
+        if endpoint is not None and not is_origin(endpoint):
+            raise ValueError("must be like http://host:4317, or https, without a user, a path or a query")
+        return endpoint
 
     @field_validator("allowed_hosts")
     @classmethod
@@ -229,6 +241,12 @@ class Settings(BaseSettings):
             raise ValueError("tls_cert and tls_key are set together")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError("tls_client_ca needs tls_cert and tls_key")
+        return self
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> "Settings":
+        if self.health_port is not None and self.health_port == self.metrics_port:
+            raise ValueError("health_port and metrics_port are the same port")
         return self
 
     @model_validator(mode="after")
@@ -257,11 +275,13 @@ class Settings(BaseSettings):
                 raise StartupError(f"{ENV_PREFIX}{name.upper()} is set and empty; set it to something, or unset it")
         unknown = [name for name in configured if name not in cls.model_fields]
         if unknown:
-            raise StartupError("; ".join(_unknown(name, f"setting '{name}'") for name in unknown))
+            raise StartupError(
+                "; ".join(unknown_name(name, f"setting '{name}'", list(cls.model_fields)) for name in unknown)
+            )
         try:
             return cls(**(configured | EnvSettingsSource(cls)()))
         except ValidationError as error:
-            raise StartupError("; ".join(_invalid(finding) for finding in error.errors())) from None
+            raise StartupError("; ".join(invalid(finding, ENV_PREFIX) for finding in error.errors())) from None
 
     @classmethod
     def unknown_environment(cls) -> list[str]:
@@ -271,7 +291,7 @@ class Settings(BaseSettings):
         """
         known = {f"{ENV_PREFIX}{name.upper()}" for name in cls.model_fields}
         return [
-            _unknown(name.removeprefix(ENV_PREFIX).lower(), f"environment variable {name}")
+            unknown_name(name.removeprefix(ENV_PREFIX).lower(), f"environment variable {name}", list(cls.model_fields))
             for name in sorted(os.environ)
             if name.startswith(ENV_PREFIX) and name not in known
         ]
@@ -291,24 +311,3 @@ def keywords_from_settings(init: Callable[..., None]) -> Callable[..., None]:
     ]
     init.__signature__ = signature.replace(parameters=[*own, *settings, *catch_all])  # type: ignore[attr-defined]
     return init
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """A hint at the known name that `name` may have meant, or nothing."""
-    matches = difflib.get_close_matches(name, known, n=1)
-    return f", did you mean '{matches[0]}'?" if matches else f"; known are: {', '.join(known)}"
-
-
-def _unknown(name: str, what: str) -> str:
-    return f"unknown {what}{nearest(name, list(Settings.model_fields))}"
-
-
-def _invalid(finding: Any) -> str:
-    message = finding["msg"].removeprefix("Value error, ")
-    if not finding["loc"]:
-        return f"settings that do not go together: {message}"
-    name = ".".join(str(part) for part in finding["loc"])
-    variable = f"{ENV_PREFIX}{name.upper()}"
-    source = f" (from {variable})" if variable in os.environ else ""
-    value = "" if finding["loc"][0] == "auth_tokens" else f" is {finding['input']!r}"
-    return f"setting '{name}'{source}{value}: {message}"

@@ -37,6 +37,8 @@ _FLUSH_S = 1.0
 """For the last spans, when the service ends: a collector that is down must not hold it up."""
 _ABORT_S = 0.5
 _SILENCE_S = 60.0
+_LONGEST_LINE = 300
+"""Characters of the log, of what a collector has answered."""
 _OK = "OK"
 _CANCELLED = "CANCELLED"
 _EXPORTERS = ("opentelemetry.exporter.otlp.proto.grpc.exporter", "opentelemetry.sdk._shared_internal")
@@ -285,7 +287,7 @@ def to_collector(endpoint: str) -> Tracing:
 
 
 class _NowAndThen(logging.Filter):
-    """One line a minute, of a collector that is down."""
+    """One line a minute, of a collector that is down, and not all that it may have answered."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -296,4 +298,5 @@ class _NowAndThen(logging.Filter):
         if now_s - self._last_s < _SILENCE_S:
             return False
         self._last_s = now_s
+        record.msg, record.args = " ".join(record.getMessage().split())[:_LONGEST_LINE], ()
         return True

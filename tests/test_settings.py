@@ -52,11 +52,27 @@ def test_an_unknown_setting_is_an_error_that_names_the_nearest_known_one():
         ({"num_beams": 0}, "num_beams"),
         ({"fetch_timeout_s": -1}, "fetch_timeout_s"),
         ({"prompt_template": "no place"}, "prompt_template"),
+        ({"torch_threads": 513}, "torch_threads"),
+        ({"decode_threads": 513}, "decode_threads"),
+        ({"otlp_endpoint": "http://localhost:4317/v1/traces"}, "otlp_endpoint"),
+        ({"otlp_endpoint": "http://localhost:99999"}, "otlp_endpoint"),
+        ({"otlp_endpoint": "localhost:4317"}, "otlp_endpoint"),
     ],
 )
 def test_an_invalid_setting_is_an_error_that_names_it(configured, names):
     with pytest.raises(StartupError, match=f"setting '{names}'"):
         Settings.resolve(configured)
+
+
+def test_a_password_in_the_address_of_a_collector_is_not_repeated():
+    with pytest.raises(StartupError, match="must be like http://host:4317") as raised:
+        Settings.resolve({"otlp_endpoint": "http://user:password@localhost:4317"})
+    assert "password" not in str(raised.value)
+
+
+def test_two_ports_that_are_one_are_an_error():
+    with pytest.raises(StartupError, match="health_port and metrics_port are the same port"):
+        Settings.resolve({"health_port": 9100, "metrics_port": 9100})
 
 
 def test_config_yml_as_it_is_changes_nothing_of_a_preset(monkeypatch):

@@ -234,3 +234,10 @@ def test_of_a_collector_that_is_down_the_log_speaks_now_and_then(monkeypatch):
     assert [speaks(record) for _ in range(3)] == [True, False, False]
     now[0] += 61
     assert [speaks(record) for _ in range(2)] == [True, False]
+
+
+def test_of_what_a_collector_answers_the_log_gets_a_short_line():
+    said = logging.LogRecord("exporter", logging.ERROR, __file__, 1, "failed: %s", ("secret\n" * 1000,), None)
+    assert tracing._NowAndThen().filter(said)
+    assert said.getMessage().startswith("failed: secret secret ")
+    assert len(said.getMessage()) == 300

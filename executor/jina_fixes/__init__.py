@@ -21,6 +21,7 @@ from .gateways import (
     cancel_what_a_gateway_has_sent,
     end_a_gateway_that_is_not_let_in,
     keep_order_behind_a_gateway,
+    tell_no_addresses_of_executors,
 )
 from .loggers import log_as_the_process_does
 from .messages import count_no_bytes_in_the_environment
@@ -70,6 +71,7 @@ MENDS: tuple[Callable[[], None], ...] = (
     cancel_what_a_gateway_has_sent,
     send_to_the_replica_with_the_least_to_do,
     end_a_gateway_that_is_not_let_in,
+    tell_no_addresses_of_executors,
     tell_clients_no_more_than_they_need,
     refuse_before_documents_are_read,
     count_no_bytes_in_the_environment,

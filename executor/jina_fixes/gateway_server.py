@@ -148,7 +148,9 @@ class _Replicas:
             if serving:
                 self._server.logger.info("every Executor can be reached again")
             else:
-                self._server.logger.error(f"no replica of {deployment} can be reached")
+                self._server.logger.error(
+                    f"no replica of {deployment} can be reached: {', '.join(self._serves[deployment])}"
+                )
             status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
             health = self._server.health_servicer
             for service in tuple(health._server_status):

@@ -146,3 +146,20 @@ def end_a_gateway_that_is_not_let_in() -> None:
         return self._all_endpoints
 
     TopologyGraph._get_all_endpoints = _get_all_endpoints
+
+
+def tell_no_addresses_of_executors() -> None:
+    """A gateway that cannot reach its Executors tells clients their addresses and how to configure it."""
+    from jina.excepts import InternalNetworkError
+
+    told = {
+        grpc.StatusCode.UNAVAILABLE: "the gateway reaches no replica of the service; try again.",
+        grpc.StatusCode.DEADLINE_EXCEEDED: "the service has not answered the gateway in time.",
+        grpc.StatusCode.NOT_FOUND: "the gateway does not find the service; tell its operator.",
+    }
+    everything = InternalNetworkError.details
+
+    def details(self: Any) -> Any:
+        return told.get(self.code()) or everything(self)
+
+    InternalNetworkError.details = details

@@ -109,11 +109,13 @@ def _build_health(jina_server: Any, policy: Any) -> grpc.aio.Server:
     server = grpc.aio.server(options=list(policy.options().items()))
     health_pb2_grpc.add_HealthServicer_to_server(jina_server.health_servicer, server)
     if policy.health_port is not None:
-        _bind(server, jina_server.host, policy.health_port)
+        _bind(server, jina_server.host, policy.health_port, what="health_port ")
     return server
 
 
-def _bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None = None) -> None:
+def _bind(
+    server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None = None, what: str = ""
+) -> None:
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         if credentials is not None:
@@ -121,7 +123,7 @@ def _bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.Serve
         else:
             server.add_insecure_port(address)
     except RuntimeError:
-        raise StartupError(f"{address} cannot be listened on: it is in use, or not for this user") from None
+        raise StartupError(f"{what}{address} cannot be listened on: in use, or not for this user") from None
 
 
 def _full_names() -> tuple[str, ...]:

@@ -87,8 +87,11 @@ def test_a_worker_that_dies_is_started_again_and_its_gateway_says_so(behind_a_ga
             await health.becomes(SERVING)
             os.kill(behind_a_gateway.server(EXECUTOR), number)
             await health.becomes(NOT_SERVING)
-            with pytest.raises(ConnectionError):
+            with pytest.raises(
+                ConnectionError, match="the gateway reaches no replica of the service; try again"
+            ) as raised:
                 await post(port, prompt)
+            assert not re.search(r"ipv4|address\(es\)", str(raised.value))
             await health.becomes(SERVING)
         return (await post(port, prompt)).answer
 

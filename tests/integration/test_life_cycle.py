@@ -99,6 +99,25 @@ def wait_until_serving(port: int, seconds: float = TIMEOUT_S) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_libraries_are_imported_ends_at_once_without_a_word(tmp_path, number):
+    """Process 1 of a container gets no signal that it has no handler for."""
+    with Unready(log=tmp_path / "log") as service:
+        assert service.process is not None
+        while not handles(service.process.pid, signal.SIGTERM):
+            assert service.process.poll() is None
+        assert not is_open(service.port)
+        service.process.send_signal(number)
+        assert service.process.wait(TIMEOUT_S) == 128 + number
+    assert (tmp_path / "log").read_text() == ""
+
+
+def handles(process: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal, or ignores it."""
+    fields = dict(line.split(":\t") for line in Path(f"/proc/{process}/status").read_text().splitlines())
+    return bool((int(fields["SigCgt"], 16) | int(fields["SigIgn"], 16)) >> (number - 1) & 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_the_model_is_loaded_ends_at_once(tmp_path, number):
     with Unready(log=tmp_path / "log") as service:
         assert service.wait_for_port() == NOT_SERVING

@@ -90,8 +90,9 @@ def test_health_is_told_by_the_check_of_the_container(service):
         ({"BLIP2_MODEL": "tests"}, [], "model 'tests' is a directory without config.json"),
         ({"BLIP2_NUM_BEAMS": "99"}, [], "setting 'num_beams' (from BLIP2_NUM_BEAMS) is '99'"),
         ({}, ["--config", "nowhere.yml"], "there is no configuration file nowhere.yml"),
+        ({"HOME": "/proc/nowhere"}, [], "/proc/nowhere/.cache/jina cannot be made"),
     ],
-    ids=["device", "dtype", "model", "no checkpoint", "setting", "config"],
+    ids=["device", "dtype", "model", "no checkpoint", "setting", "config", "home"],
 )
 def test_a_mistake_at_start_ends_with_one_clear_line(environment, arguments, message):
     finished = start_and_fail(arguments, {"BLIP2_MODEL": str(CHECKPOINT)} | environment)
@@ -145,7 +146,18 @@ def start_and_fail(
     return finished
 
 
-@pytest.mark.parametrize("text", ["jtype: [", "", "jtype: NoSuchExecutor"], ids=["broken", "empty", "unknown jtype"])
+@pytest.mark.parametrize("name", ["health_port", "metrics_port"])
+def test_a_port_that_is_grpcs_is_said_before_the_model_is_loaded(name):
+    port = free_port()
+    finished = start_and_fail(["--port", str(port)], {"BLIP2_MODEL": "nowhere", f"BLIP2_{name.upper()}": str(port)})
+    assert finished.stderr == f"blip2: cannot start: {name} {port} is the port of gRPC; choose another\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["jtype: [", "", "jtype: NoSuchExecutor", "some text", "- a list", "jtype: Blip2Executor\nwith: some text"],
+    ids=["broken", "empty", "unknown jtype", "text", "list", "with"],
+)
 def test_a_configuration_that_cannot_be_read_is_said(tmp_path, text):
     config = tmp_path / "config.yml"
     config.write_text(text)

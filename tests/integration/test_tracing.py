@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -179,6 +180,9 @@ def test_a_collector_that_is_down_harms_no_request_and_is_mentioned_once(tmp_pat
         assert [reply.answer for reply in ask(service.port, *[prompt] * 1100)] == ["two"] * 1100
         assert service.stop() == 0
     assert log.read_text().count("Failed to export traces") == 1
+    assert re.search(
+        r"^\d{4}-\d\d-\d\d \S+ ERROR opentelemetry\S+: Failed to export traces", log.read_text(), re.MULTILINE
+    )
     assert log.read_text().count("Queue full") <= 1
     assert "Traceback" not in log.read_text()
 
