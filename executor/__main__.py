@@ -22,6 +22,7 @@ from jina.parsers import set_pod_parser
 from . import logs, prepare
 from .errors import StartupError
 from .runtime import LoadingPort, Runtime, exit_now
+from .settings import ENV_PREFIX
 
 _CONFIG = Path(__file__).resolve().parent.parent / "config.yml"
 
@@ -65,6 +66,9 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(f"{options.config} cannot be read: its `with:` is no mapping of settings to values")
     if _wants_json(settings):
         logs.set_up("json")
+    for name in ("health_port", "metrics_port"):
+        if str(os.environ.get(f"{ENV_PREFIX}{name.upper()}") or settings.get(name)) == str(options.port):
+            return _fail(f"{name} {options.port} is the port of gRPC; choose another")
     # fmt: off
     args = set_pod_parser().parse_args([
         "--name", "blip2", "--uses", str(options.config), "--host", options.host, "--port", str(options.port),
@@ -103,7 +107,7 @@ def _read(config: Path) -> Any:
 
 def _wants_json(configured: dict[str, Any]) -> bool:
     """Before the settings are resolved, so that what ends the start is told in JSON too."""
-    return (os.environ.get("BLIP2_LOG_FORMAT") or configured.get("log_format")) == "json"
+    return (os.environ.get(f"{ENV_PREFIX}LOG_FORMAT") or configured.get("log_format")) == "json"
 
 
 def _why_not_read(error: Exception) -> str:

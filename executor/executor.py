@@ -83,7 +83,7 @@ class Blip2Executor(Executor):
         # Of a Deployment they run on one host.
         replicas = max(1, getattr(self.runtime_args, "replicas", 1) * getattr(self.runtime_args, "shards", 1))
         self.server_policy = ServerPolicy(
-            self.settings, self.logger.logger, self.refusal, self._observer, metrics, replicas, self._ports()
+            self.settings, self.logger.logger, self.refusal, self._observer, metrics, replicas
         )
         self._admission = Admission(self.settings.max_queue, self.settings.max_queue_mb * 1_000_000)
         self._defaults = self.settings.generation()
@@ -266,11 +266,6 @@ class Blip2Executor(Executor):
                 device_memory=self._model.memory(),
             )
         )
-
-    def _ports(self) -> list[int]:
-        """Of gRPC."""
-        ports = getattr(self.runtime_args, "port", None) or []
-        return ports if isinstance(ports, list) else [ports]
 
     def _use_cores(self, replicas: int) -> int:
         """The cores of this process, one of so many on this host that divide its cores."""

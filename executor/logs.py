@@ -24,15 +24,16 @@ def set_up(format: LogFormat) -> None:
     """Has this process log in `format` from now on. To be called again, by a copy of this package that Jina has loaded.
 
     Args:
-        format: `text` leaves handlers as they are, and appends the request's id to what is said within a request. Where
-            there is none for what is not Jina's, there is one now.
+        format: `text` leaves handlers as they are, appends the request's id to what is said within a request, and has
+            what no handler is there for begin with the time.
     """
     if format == "json":
         logging.setLogRecordFactory(logging.LogRecord)
         _use_json()
     else:
         logging.setLogRecordFactory(_record_with_id)
-        logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        if logging.lastResort is not None:  # of loggers that have no handler
+            logging.lastResort.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
 
 
 def is_json() -> bool:

@@ -5,7 +5,7 @@ Knows the settings and gRPC. `executor/jina_fixes/server.py` builds Jina's serve
 
 import logging
 import multiprocessing
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
@@ -33,7 +33,6 @@ class ServerPolicy:
         observer: told of calls, and of those that are refused.
         metrics: served on `metrics_port`; None where there is none.
         replicas: on this host, this one included; each takes the first port that is free from `metrics_port` on.
-        ports: of gRPC, where they are known.
 
     Attributes:
         calls: those in progress.
@@ -43,8 +42,7 @@ class ServerPolicy:
         observer: as given.
 
     Raises:
-        StartupError: tokens or certificates cannot be used, or not in a process that Jina started; a port that is set
-            is gRPC's.
+        StartupError: tokens or certificates cannot be used, or not in a process that Jina started.
     """
 
     def __init__(
@@ -55,7 +53,6 @@ class ServerPolicy:
         observer: Observer = SILENT,
         metrics: Metrics | None = None,
         replicas: int = 1,
-        ports: Collection[int] = (),
     ) -> None:
         self._metrics = metrics
         first = settings.metrics_port
@@ -65,9 +62,6 @@ class ServerPolicy:
         self.calls = Calls(settings.max_calls, full, self.observer)
         self.drain_timeout_s = settings.drain_timeout_s
         self.health_port = settings.health_port
-        for name in ("health_port", "metrics_port"):
-            if (taken := getattr(settings, name)) is not None and taken in ports:
-                raise StartupError(f"{name} {taken} is the port of gRPC; choose another")
         self._max_message_bytes = settings.max_message_mb * 2**20
         self._tokens: Tokens | None = None
         if settings.auth_tokens or settings.auth_tokens_file:

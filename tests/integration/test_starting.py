@@ -90,7 +90,7 @@ def test_health_is_told_by_the_check_of_the_container(service):
         ({"BLIP2_MODEL": "tests"}, [], "model 'tests' is a directory without config.json"),
         ({"BLIP2_NUM_BEAMS": "99"}, [], "setting 'num_beams' (from BLIP2_NUM_BEAMS) is '99'"),
         ({}, ["--config", "nowhere.yml"], "there is no configuration file nowhere.yml"),
-        ({"HOME": "/proc/nowhere"}, [], "/proc/nowhere/.cache/jina cannot be made"),
+        ({"HOME": "/proc/nowhere"}, [], "/proc/nowhere cannot be made"),
     ],
     ids=["device", "dtype", "model", "no checkpoint", "setting", "config", "home"],
 )
