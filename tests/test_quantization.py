@@ -1,6 +1,6 @@
 """Linear layers of fewer bits: which ones, and that the start says what it lacks.
 
-What needs bitsandbytes skips without it; its answers are measured by `python -m benchmarks.agreement --quantization`.
+Answers are measured by `python -m benchmarks.agreement --quantization`.
 """
 
 import importlib.util
@@ -22,9 +22,6 @@ KINDS = {
     "int4": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32),
 }
 LAYERS = {"int8": "Linear8bitLt", "int4": "Linear4bit"}
-needs_bitsandbytes = pytest.mark.skipif(
-    importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed (extra 'quantized')"
-)
 
 
 @pytest.mark.parametrize("quantization", KINDS)
@@ -41,7 +38,6 @@ def layers(model: torch.nn.Module, kind: str) -> set[str]:
     return {name for name, module in model.named_modules() if type(module).__name__ == kind}
 
 
-@needs_bitsandbytes
 @pytest.mark.parametrize("quantization", KINDS)
 def test_the_layers_that_keep_their_precision_are_those_of_transformers(tiny_t5: Path, quantization):
     ours = checkpoint.load(str(tiny_t5), device="cpu", quantization=quantization).model
@@ -56,7 +52,6 @@ def test_the_layers_that_keep_their_precision_are_those_of_transformers(tiny_t5:
     assert kept | layers(ours, LAYERS[quantization]) == layers(plain, "Linear")
 
 
-@needs_bitsandbytes
 @pytest.mark.parametrize("quantization", KINDS)
 @pytest.mark.parametrize("options", [GenerationOptions(), GenerationOptions(num_beams=3)], ids=["greedy", "beams"])
 def test_our_engine_answers_as_transformers_does_with_the_same_layers(quantization, options):
@@ -74,7 +69,6 @@ def test_our_engine_answers_as_transformers_does_with_the_same_layers(quantizati
     assert answer
 
 
-@needs_bitsandbytes
 def test_quantised_layers_run_without_graphs_and_say_so(tiny_t5: Path, monkeypatch):
     model = Blip2Model(checkpoint.load(str(tiny_t5), device="cpu", quantization="int8"), max_prompt_tokens=64)
     monkeypatch.setattr(model, "device", torch.device("cuda"))
