@@ -21,7 +21,7 @@ def end_on_signals() -> None:
     def end(number: int, frame: FrameType | None) -> None:
         os._exit(128 + number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
 
 
