@@ -13,7 +13,7 @@ os.environ.setdefault("JINA_OPTOUT_TELEMETRY", "1")
 warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
 
 if beginning.is_program():
-    beginning.end_on_signals()
+    beginning.exit_on_signals()
     beginning.import_jina()
 
 __version__ = "0.1.0"

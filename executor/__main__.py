@@ -64,10 +64,10 @@ def main(argv: list[str] | None = None) -> int:
     settings = configured.get("with") or {}
     if not isinstance(settings, dict):
         return _fail(f"{options.config} cannot be read: its `with:` is no mapping of settings to values")
-    if _wants_json(settings):
+    if _unresolved(settings, "log_format") == "json":  # so that what ends the start is told in JSON too
         logs.set_up("json")
     for name in ("health_port", "metrics_port"):
-        if str(os.environ.get(f"{ENV_PREFIX}{name.upper()}") or settings.get(name)) == str(options.port):
+        if str(_unresolved(settings, name)) == str(options.port):
             return _fail(f"{name} {options.port} is the port of gRPC; choose another")
     # fmt: off
     args = set_pod_parser().parse_args([
@@ -105,9 +105,9 @@ def _read(config: Path) -> Any:
     return {}
 
 
-def _wants_json(configured: dict[str, Any]) -> bool:
-    """Before the settings are resolved, so that what ends the start is told in JSON too."""
-    return (os.environ.get(f"{ENV_PREFIX}LOG_FORMAT") or configured.get("log_format")) == "json"
+def _unresolved(configured: dict[str, Any], name: str) -> Any:
+    """A setting's value before the settings are resolved, which happens where Jina loads the Executor."""
+    return os.environ.get(f"{ENV_PREFIX}{name.upper()}") or configured.get(name)
 
 
 def _why_not_read(error: Exception) -> str:

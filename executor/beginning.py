@@ -3,7 +3,10 @@
 import os
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
+
+ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 def is_program() -> bool:
@@ -12,16 +15,19 @@ def is_program() -> bool:
     return sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)] in ("executor", "-mexecutor")
 
 
-def end_on_signals() -> None:
-    """SIGTERM and SIGINT end the process at once and without a word, with 128 and their number.
+def exit_on_signals(status: Callable[[int], int] = lambda number: 128 + number) -> None:
+    """SIGTERM and SIGINT end the process at once and without a word.
 
     Without a handler the kernel drops SIGTERM for process 1 of a container.
+
+    Args:
+        status: with which, of the signal's number.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
-        os._exit(128 + number)
+        os._exit(status(number))
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ENDING:
         signal.signal(number, end)
 
 

@@ -9,12 +9,10 @@ import asyncio
 import faulthandler
 import logging
 import os
-import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from types import FrameType
 from typing import Any
 
 import grpc
@@ -23,7 +21,8 @@ from grpc_health.v1.health import HealthServicer
 from jina.serve.runtimes.asyncio import HANDLED_SIGNALS, AsyncNewLoopRuntime
 from jina.serve.runtimes.worker.request_handling import WorkerRequestHandler
 
-_ENDING = (signal.SIGTERM, signal.SIGINT)
+from .beginning import ENDING, exit_on_signals
+
 _LAST_ANSWERS_S = 1.0
 """Between a lost device and the end: what was in flight gets its error, and health checks see NOT_SERVING."""
 
@@ -106,18 +105,18 @@ class Runtime(AsyncNewLoopRuntime):
         for number in HANDLED_SIGNALS:
             self._loop.remove_signal_handler(number)
         faulthandler.enable()  # a segfault says where
-        _exit_on_signals(lambda _: 0)
+        exit_on_signals(lambda _: 0)
         self.server = self._get_server()
         self.server._request_handler._executor.on_device_lost = self._lose_device
         # Not `signal.signal`: its handler waits for the loop's thread to wake, which a signal that another thread was
         # given does not do.
-        for number in _ENDING:
+        for number in ENDING:
             self._loop.add_signal_handler(number, self._end)
         self._port.release()
         await self.server.setup_server()
 
     def _end(self) -> None:
-        _exit_on_signals(lambda number: 128 + number)
+        exit_on_signals()
         self.is_cancel.set()
 
     def _lose_device(self) -> None:
@@ -128,14 +127,6 @@ class Runtime(AsyncNewLoopRuntime):
         await self.server.health_servicer.enter_graceful_shutdown()
         await asyncio.sleep(_LAST_ANSWERS_S)
         self.is_cancel.set()
-
-
-def _exit_on_signals(status: Callable[[int], int]) -> None:
-    def handle(number: int, frame: FrameType | None) -> None:
-        os._exit(status(number))
-
-    for number in _ENDING:
-        signal.signal(number, handle)
 
 
 def exit_now(status: int) -> None:

@@ -27,7 +27,7 @@ from .presets import PRESETS, Generation, PresetName
 from .wrong_settings import invalid, is_origin, unknown_name
 
 ENV_PREFIX = "BLIP2_"
-MOST_THREADS = 512
+_MOST_THREADS = 512
 """More than the cores of one machine; thousands take what its other programs need to start."""
 _NEVER_EMPTY = ("auth_tokens", "auth_tokens_file", "tls_cert", "tls_key", "tls_client_ca")
 """A secret that was meant to be set, and is not, must not open the service."""
@@ -185,13 +185,13 @@ class Settings(BaseSettings):
     decode_threads: int = Field(
         default=0,
         ge=0,
-        le=MOST_THREADS,
+        le=_MOST_THREADS,
         description="threads that decode pictures; 0 is one per core of this replica's share",
     )
     torch_threads: int = Field(
         default=0,
         ge=0,
-        le=MOST_THREADS,
+        le=_MOST_THREADS,
         description="threads of PyTorch on a CPU; 0 is OMP_NUM_THREADS, else one per core of this replica's share",
     )
 

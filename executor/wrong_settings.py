@@ -1,4 +1,4 @@
-"""What is said of a setting that is wrong."""
+"""What is wrong with a setting, and how it is said."""
 
 import difflib
 import os
