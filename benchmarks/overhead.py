@@ -18,33 +18,20 @@ import json
 import math
 import os
 import signal
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import linear_regression, median, stdev
 from typing import Any
 
 from benchmarks import load_generator, workload
+from benchmarks.programs import running
 from benchmarks.serve import machine
 from demo.service import CHECKPOINT, ROOT, Service, free_port
 
 _WARM_UP_S = 3.0
-
-
-@contextmanager
-def _collecting() -> Iterator[int]:
-    """A collector in a process of its own. Yields its port."""
-    port = free_port()
-    process = subprocess.Popen([sys.executable, "-m", "benchmarks.collector", "--port", str(port)], cwd=ROOT)
-    try:
-        yield port
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def cpu_s(pid: int) -> float:
@@ -134,7 +121,9 @@ def main() -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "OTEL_TRACES_SAMPLER": "always_on"}
     load_before = os.getloadavg()[0]
     cases = [(case.picture, case.prompt, case.answer) for case in workload.build(options.model, options.pictures)]
-    with tempfile.TemporaryDirectory() as name, _collecting() as collector:
+    collector = free_port()
+    collect = [sys.executable, "-m", "benchmarks.collector", "--port", str(collector)]
+    with tempfile.TemporaryDirectory() as name, running(collect, Path(name) / "collector.log"):
         everything: dict[str, dict[str, Any]] = {
             "metrics": {"metrics_port": free_port()},
             "traces": {"otlp_endpoint": f"http://127.0.0.1:{collector}"},
