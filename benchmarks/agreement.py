@@ -20,13 +20,13 @@ from tqdm import tqdm
 from benchmarks import bare  # noqa: F401
 from benchmarks.engine import machine
 from demo.evaluate import CHECKPOINT, evaluation_samples, load_checkpoint
-from executor import checkpoint as checkpoints
-from executor.decoding import Decoder
-from executor.engine import Engine, Question
-from executor.generation import GenerationOptions
-from executor.limits import ImageLimits
-from executor.model import Blip2Model
-from executor.warmup import warm_up
+from executor.checkpoints import loading as checkpoints
+from executor.model.blip2 import Blip2Model
+from executor.model.engine import Engine, Question
+from executor.model.warmup import warm_up
+from executor.pictures.decoding import Decoder
+from executor.pictures.limits import ImageLimits
+from executor.questions.options import GenerationOptions
 
 BATCH = 16
 WAYS = {"greedy": GenerationOptions(), "5 beams": GenerationOptions(num_beams=5, length_penalty=-1.0)}

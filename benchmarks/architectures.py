@@ -14,7 +14,7 @@ from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Proces
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from demo.evaluate import CHECKPOINT
-from executor.checkpoint import DTYPES, Checkpoint
+from executor.checkpoints.loading import DTYPES, Checkpoint
 
 _XL: dict[str, Any] = {
     "vision_config": {},  # transformers' defaults are ViT-g's of the published checkpoint
@@ -111,7 +111,7 @@ def outline(architecture: str) -> Any:
 
 
 def build(architecture: str, device: torch.device, dtype: str) -> Checkpoint:
-    """A checkpoint as `executor.checkpoint.load` gives it, with random weights made on `device`.
+    """A checkpoint as `executor.checkpoints.loading.load` gives it, with random weights made on `device`.
 
     Args:
         architecture: a key of `ARCHITECTURES`.

@@ -1,8 +1,9 @@
 """The service's Executor with a line in the batch log for each batch that its engine ran, and nothing else changed."""
 
 from benchmarks.peers.batch_log import BatchLog
-from executor import Blip2Executor, executor
-from executor.engine import Engine, PreparedBatch
+from executor import Blip2Executor
+from executor.jina_adapter import executor
+from executor.model.engine import Engine, PreparedBatch
 
 
 class CountedEngine(Engine):

@@ -33,12 +33,12 @@ from PIL import Image
 from benchmarks import bare  # noqa: F401
 from benchmarks.architectures import ARCHITECTURES, build
 from benchmarks.roofline import Peaks, ideal, measure_peaks
-from executor import checkpoint as checkpoints
-from executor.batcher import Batcher
-from executor.engine import BatchReport, Engine, PreparedBatch, Question
-from executor.generation import GenerationOptions
-from executor.model import Blip2Model
-from executor.warmup import warm_up
+from executor.checkpoints import loading as checkpoints
+from executor.model.blip2 import Blip2Model
+from executor.model.engine import BatchReport, Engine, PreparedBatch, Question
+from executor.model.warmup import warm_up
+from executor.questions.options import GenerationOptions
+from executor.scheduling.batcher import Batcher
 
 PROMPT = "Question: how many cats are there? Answer:"
 

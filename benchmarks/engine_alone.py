@@ -14,12 +14,12 @@ import statistics
 import time
 from pathlib import Path
 
-from executor import checkpoint
-from executor.decoding import Decoder
-from executor.engine import Engine, Question
-from executor.generation import GenerationOptions
-from executor.limits import ImageLimits
-from executor.model import Blip2Model
+from executor.checkpoints import loading as checkpoint
+from executor.model.blip2 import Blip2Model
+from executor.model.engine import Engine, Question
+from executor.pictures.decoding import Decoder
+from executor.pictures.limits import ImageLimits
+from executor.questions.options import GenerationOptions
 
 BATCH = 16
 _LONE_QUESTIONS = 128

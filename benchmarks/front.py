@@ -26,14 +26,14 @@ from PIL import Image
 from benchmarks import bare  # noqa: F401
 from benchmarks.architectures import ARCHITECTURES, build
 from benchmarks.engine import PROMPT, machine
-from executor import checkpoint as checkpoints
-from executor.batcher import Batcher
-from executor.decoding import Decoder
-from executor.engine import BatchReport, Engine, PreparedBatch, Question
-from executor.generation import GenerationOptions
-from executor.limits import ImageLimits
-from executor.model import Blip2Model
-from executor.warmup import warm_up
+from executor.checkpoints import loading as checkpoints
+from executor.model.blip2 import Blip2Model
+from executor.model.engine import BatchReport, Engine, PreparedBatch, Question
+from executor.model.warmup import warm_up
+from executor.pictures.decoding import Decoder
+from executor.pictures.limits import ImageLimits
+from executor.questions.options import GenerationOptions
+from executor.scheduling.batcher import Batcher
 
 METHOD = "/blip2/Ask"
 LIMITS = [("grpc.max_receive_message_length", 2**26)]

@@ -24,9 +24,9 @@ import numpy as np
 from PIL import Image
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-from executor.decoding import Decoder
-from executor.images import ImageLoader
-from executor.limits import ImageLimits
+from executor.pictures.decoding import Decoder
+from executor.pictures.limits import ImageLimits
+from executor.pictures.loader import ImageLoader
 
 SIZES = {"640x480": (640, 480), "12 MP": (4000, 3000)}
 STALL_PICTURES = 64

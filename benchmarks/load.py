@@ -32,7 +32,7 @@ import torch
 from benchmarks.architectures import ARCHITECTURES, write
 from benchmarks.engine import machine
 from demo.service import ROOT, Service
-from executor import checksums
+from executor.checkpoints import checksums
 
 _LOOK_S = 0.02
 

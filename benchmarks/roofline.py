@@ -13,9 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Blip2ForConditionalGeneration
 
 from benchmarks import bare  # noqa: F401
-from executor.checkpoint import Checkpoint
-from executor.t5 import T5
-from executor.vision import Vision
+from executor.checkpoints.loading import Checkpoint
+from executor.model.t5 import T5
+from executor.model.vision import Vision
 
 
 class Peaks(NamedTuple):

@@ -41,11 +41,11 @@ from benchmarks.serve import machine
 from benchmarks.workload import questions
 from demo.evaluate import CHECKPOINT
 from demo.service import ROOT, free_port
-from executor import checkpoint
-from executor.decoding import Decoder
-from executor.features import content_key
-from executor.limits import ImageLimits
-from executor.model import Blip2Model
+from executor.checkpoints import loading as checkpoint
+from executor.model.blip2 import Blip2Model
+from executor.model.feature_cache import content_key
+from executor.pictures.decoding import Decoder
+from executor.pictures.limits import ImageLimits
 
 _CONFIG = ROOT / "benchmarks" / "sleeping" / "config.yml"
 _PORT = 54321

@@ -12,7 +12,7 @@ What is compared
     litserve  LitServe with its batching                           ) all four answer a batch with the same code,
     bentoml   BentoML with adaptive batching                       ) `benchmarks/peers/batched.py`
     ray       Ray Serve with `@serve.batch`                        )
-    engine    ours without a service: batches of 16 straight through `executor.engine`, no sockets, no documents
+    engine    ours without a service: batches of 16 straight through `executor.model.engine`, no sockets, no documents
 
 How it is asked
     Closed loop: N clients, each asks again as soon as it has its answer: throughput against concurrency.

@@ -17,7 +17,7 @@ from PIL import Image
 from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
 from demo.evaluate import evaluation_samples
-from executor import prompts
+from executor.questions import templates as prompts
 
 MAX_NEW_TOKENS = 20
 _SEED = 9

@@ -3,7 +3,7 @@
 import os
 import warnings
 
-from . import beginning
+from executor.server import signals as beginning
 
 # Jina reports every start to a public host unless this variable exists. It is read when the server starts, which is
 # after this import.
@@ -18,10 +18,10 @@ if beginning.is_program():
 
 __version__ = "0.1.0"
 
-from . import jina_fixes  # noqa: E402
-from .errors import ErrorCode  # noqa: E402
-from .executor import Blip2Executor  # noqa: E402
-from .schemas import ImagePrompt, Response  # noqa: E402
+from executor.errors import ErrorCode  # noqa: E402
+from executor.jina_adapter import mends as jina_fixes  # noqa: E402
+from executor.jina_adapter.executor import Blip2Executor  # noqa: E402
+from executor.schemas import ImagePrompt, Response  # noqa: E402
 
 jina_fixes.apply()
 

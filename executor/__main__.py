@@ -19,10 +19,11 @@ import yaml
 from jina.excepts import BadConfigSource
 from jina.parsers import set_pod_parser
 
-from . import logs, prepare
-from .errors import StartupError
-from .runtime import LoadingPort, Runtime, exit_now
-from .settings import ENV_PREFIX
+from executor.checkpoints import prepare
+from executor.errors import StartupError
+from executor.server.process import LoadingPort, Runtime, exit_now
+from executor.settings import ENV_PREFIX
+from executor.telemetry import logs
 
 _CONFIG = Path(__file__).resolve().parent.parent / "config.yml"
 

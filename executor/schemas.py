@@ -10,15 +10,15 @@ from docarray import BaseDoc
 from docarray.proto import DocProto
 from pydantic import ValidationError
 
-from .findings import explain
+from executor.validation import explain
 
 
 class ImagePrompt(BaseDoc):
     """A picture and what is asked of it.
 
     `img` is an `http(s)://` URL or a `data:` URI; `img_bytes`, an encoded picture (JPEG, PNG, ...), wins over it. The
-    generation options are those of `executor.generation.GenerationOptions`; where they are set, they win over the
-    request's `parameters` and the service's defaults. `preset`, a name of `executor.presets.PRESETS`, replaces both.
+    generation options are those of `executor.questions.options.GenerationOptions`; where they are set, they win over the
+    request's `parameters` and the service's defaults. `preset`, a name of `executor.questions.presets.PRESETS`, replaces both.
     """
 
     # Optional, so that a missing field becomes this document's error and not the whole request's.

@@ -16,15 +16,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
-from . import generation
-from .addresses import AddressPolicy
-from .decoding import PILLOW_MAX_PIXELS
-from .errors import RequestError, StartupError
-from .generation import OPTION_NAMES
-from .limits import ImageLimits
-from .local_files import LocalFiles
-from .presets import PRESETS, Generation, PresetName
-from .wrong_settings import invalid, is_origin, unknown_name
+from executor.errors import RequestError, StartupError
+from executor.pictures.addresses import AddressPolicy
+from executor.pictures.decoding import PILLOW_MAX_PIXELS
+from executor.pictures.limits import ImageLimits
+from executor.pictures.local_files import LocalFiles
+from executor.questions import options as generation
+from executor.questions.options import OPTION_NAMES
+from executor.questions.presets import PRESETS, Generation, PresetName
+from executor.wrong_settings import invalid, is_origin, unknown_name
 
 ENV_PREFIX = "BLIP2_"
 _MOST_THREADS = 512

@@ -19,7 +19,7 @@ for name in [name for name in os.environ if name.startswith("BLIP2_")]:
     del os.environ[name]
 
 from demo.service import CHECKPOINT, ROOT, Service  # noqa: E402
-from tests.tiny import build_checkpoint  # noqa: E402
+from tests.support.tiny import build_checkpoint  # noqa: E402
 
 PICTURES = ROOT / "demo" / "pictures"
 

@@ -10,8 +10,8 @@ from jina import Client
 
 from demo.service import ROOT, free_port
 from executor import ErrorCode, ImagePrompt, Response
-from executor.generation import GenerationOptions
-from executor.presets import PRESETS
+from executor.questions.options import GenerationOptions
+from executor.questions.presets import PRESETS
 from executor.settings import Settings
 
 README = (ROOT / "README.md").read_text()

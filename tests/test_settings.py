@@ -5,9 +5,9 @@ import yaml
 
 from demo.service import ROOT
 from executor import Blip2Executor
-from executor.batching import BatchingOptions
 from executor.errors import StartupError
-from executor.presets import PRESETS
+from executor.questions.presets import PRESETS
+from executor.scheduling.dynamic_batching import BatchingOptions
 from executor.settings import Settings
 
 CONFIG = yaml.safe_load((ROOT / "config.yml").read_text())

@@ -7,8 +7,8 @@ the beginning of its picture's content key, so that who asked can tell that it i
 import os
 import time
 
-from executor import executor
-from executor.engine import Engine, PreparedBatch
+from executor.jina_adapter import executor
+from executor.model.engine import Engine, PreparedBatch
 
 
 class _SleepingEngine(Engine):

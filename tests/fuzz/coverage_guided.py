@@ -14,7 +14,9 @@ from pathlib import Path
 
 import atheris  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
-with atheris.instrument_imports(include=["PIL", "executor.addresses", "executor.bombs", "executor.data_uris"]):
+with atheris.instrument_imports(
+    include=["PIL", "executor.pictures.addresses", "executor.pictures.bombs", "executor.pictures.data_uris"]
+):
     from tests.fuzz import subjects
 
 LONGEST_INPUT = 20_000

@@ -7,12 +7,12 @@ import warnings
 import torch
 from PIL import Image
 
-from executor.decoding import Decoder
 from executor.errors import ErrorCode, RequestError
-from executor.images import ImageLoader
-from executor.limits import ImageLimits
-from tests.corpus import encode, frames, pictures, with_orientation
-from tests.hostile import Internet
+from executor.pictures.decoding import Decoder
+from executor.pictures.limits import ImageLimits
+from executor.pictures.loader import ImageLoader
+from tests.support.corpus import encode, frames, pictures, with_orientation
+from tests.support.hostile import Internet
 
 warnings.simplefilter("ignore")
 

@@ -22,9 +22,9 @@ from jina.types.request.data import DataRequest
 
 from demo.service import free_port
 from executor import Blip2Executor, ImagePrompt
-from executor.batcher import Batcher
-from executor.engine import Engine, PreparedBatch, Question
-from executor.generation import GenerationOptions
+from executor.model.engine import Engine, PreparedBatch, Question
+from executor.questions.options import GenerationOptions
+from executor.scheduling.batcher import Batcher
 
 TIMEOUT_S = 60
 
@@ -129,8 +129,8 @@ def hold_service(
     Args:
         arguments: those of the command `jina executor`, such as `uses_with`.
     """
-    monkeypatch.setattr("executor.executor.Engine", HeldEngine)
-    monkeypatch.setattr("executor.executor.Batcher", WatchedBatcher)
+    monkeypatch.setattr("executor.jina_adapter.executor.Engine", HeldEngine)
+    monkeypatch.setattr("executor.jina_adapter.executor.Batcher", WatchedBatcher)
     args = set_pod_parser().parse_args(["--name", "blip2"])
     args.uses = uses
     for name, value in arguments.items():

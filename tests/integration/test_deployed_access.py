@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from demo.service import CHECKPOINT, ROOT, free_port
-from tests.certificates import Authority
+from tests.support.certificates import Authority
 
 TOKEN = "configured-token-1234"
 PROGRAM = """

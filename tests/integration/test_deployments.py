@@ -22,7 +22,7 @@ from tests.integration.lost_device.losing import FATAL_LENGTH
 from tests.integration.test_stock_client import HeldPicture
 from tests.integration.threads import signal_other_thread
 from tests.integration.topologies.running import TIMEOUT_S, Ends, Running, children
-from tests.scraping import Scrape
+from tests.support.scraping import Scrape
 
 QUESTION = "how many cats are there?"
 SERVING = health_pb2.HealthCheckResponse.SERVING

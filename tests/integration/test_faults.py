@@ -15,9 +15,10 @@ from jina.proto import jina_pb2
 from PIL import Image
 
 from demo.service import ROOT
-from executor import Blip2Executor, ImagePrompt, prompts
-from executor.engine import BatchReport, Engine, PreparedBatch
-from executor.features import content_key
+from executor import Blip2Executor, ImagePrompt
+from executor.model.engine import BatchReport, Engine, PreparedBatch
+from executor.model.feature_cache import content_key
+from executor.questions import templates as prompts
 from tests.conftest import PICTURES
 from tests.integration.inprocess import TIMEOUT_S, as_request, serve_executor
 

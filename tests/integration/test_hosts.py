@@ -18,7 +18,7 @@ from demo.retrying import ask
 from demo.service import CHECKPOINT, free_port
 from executor import ImagePrompt
 from tests.integration.inprocess import TIMEOUT_S, as_request, gateway_to, hold_service, numbered
-from tests.scraping import Scrape
+from tests.support.scraping import Scrape
 
 QUESTION = "how many cats are there?"
 PORT, METRICS_PORT = 54321, 9100

@@ -13,7 +13,7 @@ from jina.proto import jina_pb2_grpc
 from jina.serve.helper import get_default_grpc_options
 
 from executor import ImagePrompt
-from executor.server_policy import ServerPolicy
+from executor.server.policy import ServerPolicy
 from tests.integration.inprocess import TIMEOUT_S, HeldService, as_request, hold_service, numbered
 from tests.integration.raw import STREAM, UNARY, outcome
 

@@ -19,12 +19,12 @@ from transformers import AutoTokenizer
 
 from demo.service import CHECKPOINT, ROOT, Service, free_port
 from executor import Blip2Executor, ImagePrompt, Response
-from executor.engine import PreparedBatch
-from executor.observer import SILENT
+from executor.model.engine import PreparedBatch
+from executor.telemetry.observer import SILENT
 from tests.integration.inprocess import TIMEOUT_S, WatchedBatcher, as_request, hold_service, numbered, serve_executor
 from tests.integration.raw import UNARY, outcome
 from tests.integration.test_load import answers, call
-from tests.scraping import Scrape
+from tests.support.scraping import Scrape
 
 QUESTION = "how many cats are there?"
 TOKEN = "a-token-of-24-characters"
@@ -108,7 +108,7 @@ def test_local_pictures_are_counted(metrics_port, monkeypatch):
 
 
 def test_what_waits_is_seen_while_it_waits_and_travels_as_one_batch(metrics_port, picture, monkeypatch):
-    monkeypatch.setattr("executor.executor.Batcher", WatchedBatcher)
+    monkeypatch.setattr("executor.jina_adapter.executor.Batcher", WatchedBatcher)
     with serve_executor() as (port, executor), grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         batcher = executor._batcher
         assert isinstance(batcher, WatchedBatcher)

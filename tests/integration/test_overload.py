@@ -10,7 +10,7 @@ import torch
 from docarray import DocList
 
 from executor import ImagePrompt, Response
-from executor.images import ImageLoader
+from executor.pictures.loader import ImageLoader
 from tests.integration.inprocess import TIMEOUT_S, HeldService, hold_service, numbered
 from tests.integration.test_load import answers, call
 

@@ -24,8 +24,8 @@ from jina import Client
 
 from demo.service import Service, free_port
 from executor import ImagePrompt, Response
-from tests.test_compose import DEPLOY
-from tests.test_deploy import ALERTS, queries, rules
+from tests.deploy.test_compose import DEPLOY
+from tests.deploy.test_deploy import ALERTS, queries, rules
 
 WAIT_S = 120
 POLL_S = 0.1

@@ -9,7 +9,7 @@ from docarray import DocList
 from jina.proto import jina_pb2_grpc
 
 from executor import ImagePrompt, Response
-from executor.calls import Allowance
+from executor.server.calls import Allowance
 from tests.integration.inprocess import TIMEOUT_S, HeldService, as_request, hold_service, numbered
 from tests.integration.raw import STREAM, UNARY, outcome
 

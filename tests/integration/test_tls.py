@@ -16,9 +16,9 @@ from jina.proto import jina_pb2_grpc
 
 from demo.service import ROOT, Service, free_port
 from executor import Response
-from tests.certificates import Authority, replace
 from tests.integration.inprocess import TIMEOUT_S, HeldService, as_request, hold_service, numbered
 from tests.integration.test_starting import start_and_fail
+from tests.support.certificates import Authority, replace
 
 STOCK_CLIENT = """
 import sys

@@ -140,7 +140,7 @@ def test_faults_are_seen_by_their_code(traced, collector, pictures_url):
 
 
 def test_a_batch_links_to_the_requests_that_it_answers(demo_environment, picture, monkeypatch):
-    monkeypatch.setattr("executor.executor.Batcher", WatchedBatcher)
+    monkeypatch.setattr("executor.jina_adapter.executor.Batcher", WatchedBatcher)
     with closing(Collector()) as collector:
         monkeypatch.setenv("BLIP2_OTLP_ENDPOINT", f"http://127.0.0.1:{collector.port}")
         with serve_executor() as (port, executor), grpc.insecure_channel(f"127.0.0.1:{port}") as channel:

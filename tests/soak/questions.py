@@ -18,9 +18,9 @@ from transformers import Blip2ForConditionalGeneration, Blip2Processor, LogitsPr
 
 from demo.evaluate import evaluation_samples
 from demo.service import CHECKPOINT
-from executor import prompts
-from executor.generation import GenerationOptions
-from executor.sampling import RowwiseSampling
+from executor.model.sampling import RowwiseSampling
+from executor.questions import templates as prompts
+from executor.questions.options import GenerationOptions
 
 _SEED = 31
 _OPTIONS: tuple[dict[str, Any], ...] = (

@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 
 from demo.service import ROOT, Service, free_port
-from tests.hostile import Answer, Request, respond, response, serving
+from tests.support.hostile import Answer, Request, respond, response, serving
 
 from .clients import NOT_SENT, Client, Tally, Tokens
 from .habits import Habits

@@ -1,8 +1,8 @@
 """The Executor on a device that fails for good when an answer of `FATAL_LENGTH` tokens is asked of it."""
 
-from executor import executor
-from executor.engine import Engine, PreparedBatch
 from executor.errors import ErrorCode, RequestError
+from executor.jina_adapter import executor
+from executor.model.engine import Engine, PreparedBatch
 
 FATAL_LENGTH = 13
 

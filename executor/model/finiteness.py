@@ -1,0 +1,37 @@
+"""Whether the model's numbers stayed numbers.
+
+One document whose scores are not finite (an overflow in half precision, a damaged weight) would be answered with
+whatever token comes first, and nobody would know. Knows scores; knows nothing of models.
+"""
+
+from typing import Any
+
+import torch
+from transformers import LogitsProcessor
+
+from executor.errors import ErrorCode, RequestError
+
+
+class FiniteScores(LogitsProcessor):
+    """Looks at the scores of every step and changes none. Does not wait for the device until `check`."""
+
+    def __init__(self) -> None:
+        self._is_broken: torch.Tensor | None = None
+
+    def __call__(self, input_ids: Any, scores: torch.Tensor) -> torch.Tensor:
+        is_broken = ~scores.amax(-1).isfinite()  # the largest is NaN where any is
+        self._is_broken = is_broken if self._is_broken is None else self._is_broken | is_broken
+        return scores
+
+    def check(self) -> None:
+        """To be called at the end.
+
+        Raises:
+            RequestError: `MODEL_FAILED`, where any row's scores were not finite.
+        """
+        if self._is_broken is not None and self._is_broken.any():
+            raise RequestError(
+                ErrorCode.MODEL_FAILED,
+                "the model's numbers overflowed on this document; ask about another picture, or have the service run "
+                "in bfloat16 or float32 (dtype).",
+            )

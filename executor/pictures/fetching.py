@@ -1,0 +1,274 @@
+"""HTTP for pictures: a URL -> the bytes of its body, within limits.
+
+Knows aiohttp, redirects, deadlines and sizes; what may be connected to is decided by `addresses`, what the bytes are by
+`decoding`. Nothing from the environment is used (no proxies, no .netrc), no cookie is kept, no credential is sent.
+"""
+
+import asyncio
+import re
+import socket
+import weakref
+import zlib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from executor.errors import ErrorCode, RequestError
+from executor.pictures.addresses import AddressPolicy
+from executor.pictures.fetch_slots import Places, Slot
+from executor.pictures.limits import ImageLimits
+from executor.pictures.resolving import CheckedResolver, Lookup, SystemNames
+from executor.telemetry.observer import SILENT, Observer
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_TEMPORARY = frozenset({408, 425, 429})
+_URL_CHARACTERS = r"[A-Za-z0-9._~:/@!$&'()*+,;=%-]*"
+_QUERY_CHARACTERS = r"[A-Za-z0-9._~:/@!$&'()*+,;=%?-]*"
+_AFTER_THE_HOST = re.compile(rf"[a-zA-Z]+://[^/?#]*({_URL_CHARACTERS})(?:\?({_QUERY_CHARACTERS}))?(?:#.*)?")
+"""A URL whose path and query have only characters that RFC 3986 allows there."""
+_MALFORMED = (ValueError, IndexError)
+"""What yarl raises; the second one for `http://[::1]@`."""
+_BUFFER_BYTES = 64 * 1024
+_INFLATE_BYTES = 256 * 1024
+"""Inflated at a time: about a millisecond of the event loop."""
+_IDLE_CONNECTION_S = 10.0
+
+
+class Fetcher:
+    """One HTTP client for all pictures, with connection reuse.
+
+    Args:
+        policy: what may be connected to.
+        limits: sizes, numbers and times.
+        lookup: replaces the system's name resolution.
+        observer: told of fetches.
+    """
+
+    def __init__(
+        self,
+        policy: AddressPolicy,
+        limits: ImageLimits,
+        lookup: Lookup | None = None,
+        observer: Observer = SILENT,
+    ) -> None:
+        self._observer = observer
+        self._policy = policy
+        self._limits = limits
+        self._names = SystemNames(limits.max_fetches)
+        self._lookup = lookup or self._names.lookup
+        self._bodies = asyncio.Semaphore(limits.max_fetches)
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._places = Places(limits.max_fetches, limits.max_fetches_per_host)
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        self._keepers: set[asyncio.Task[None]] = set()
+        self._stops: list[asyncio.Event] = []
+        self._closed = False
+
+    @asynccontextmanager
+    async def fetched(self, reference: str) -> AsyncIterator[bytes]:
+        """The body behind a URL, for as long as the context lasts.
+
+        At most `max_fetches` bodies exist at a time, so whoever is done with one leaves the context.
+
+        Raises:
+            RequestError: with the code of the cause, at the latest after `fetch_timeout_s`.
+        """
+        body = Slot(self._bodies)
+        try:
+            with self._observer.fetching():
+                data = await self._fetch(reference, body)
+            yield data
+        finally:
+            body.release()
+
+    def close(self) -> None:
+        """Ends all fetches and connections, while the event loop goes on or when it ends."""
+        self._closed = True
+        self._names.close()
+        for stop in self._stops:
+            stop.set()
+
+    async def _fetch(self, reference: str, body: Slot) -> bytes:
+        try:
+            return await asyncio.wait_for(self._follow(_parse(reference), body), self._limits.fetch_timeout_s)
+        except asyncio.TimeoutError:
+            raise RequestError(
+                ErrorCode.FETCH_TIMED_OUT,
+                f"the picture was not there within {self._limits.fetch_timeout_s:g} s (fetch_timeout_s); "
+                "try again later.",
+            ) from None
+        except aiohttp.InvalidURL:
+            raise RequestError(ErrorCode.INVALID_URL, "the image URL is not valid; correct it.") from None
+        except (aiohttp.ClientError, OSError):
+            raise RequestError(
+                ErrorCode.FETCH_FAILED, "the server of the image URL cannot be reached or breaks off; try again later."
+            ) from None
+        except zlib.error:
+            raise RequestError(
+                ErrorCode.FETCH_FAILED, "the server of the image URL sends damaged compression; try again later."
+            ) from None
+
+    async def _follow(self, url: URL, body: Slot) -> bytes:
+        for _ in range(self._limits.max_redirects + 1):
+            if self._closed:
+                raise RequestError(ErrorCode.OVERLOADED, "the service is stopping; try again later.")
+            self._policy.check_url(url)
+            async with self._places.at(url), self._client().get(url, allow_redirects=False) as reply:
+                if reply.status not in _REDIRECTS:
+                    return await self._read(reply, body)
+                url = _redirected(url, reply.headers.get("Location"))
+        raise RequestError(
+            ErrorCode.TOO_MANY_REDIRECTS,
+            f"the image URL redirects more than {self._limits.max_redirects} times (max_redirects); "
+            "send the address at the end.",
+        )
+
+    async def _read(self, reply: aiohttp.ClientResponse, body: Slot) -> bytes:
+        _check_status(reply.status)
+        if (reply.content_length or 0) > self._limits.max_image_bytes:
+            raise too_large(self._limits)
+        content = _Inflated(reply.headers.get("Content-Encoding", "identity"))
+        await body.acquire()
+        received, data = 0, bytearray()
+        async for chunk in reply.content.iter_any():
+            received += len(chunk)
+            for piece in content.pieces(chunk):
+                data += piece
+                if max(received, len(data)) > self._limits.max_image_bytes:
+                    raise too_large(self._limits)
+                await asyncio.sleep(0)
+        content.check_complete()
+        return bytes(data)
+
+    def _client(self) -> aiohttp.ClientSession:
+        # Idle connections are bounded as well: beyond a point, connections are closed after use.
+        keep = len(self._sockets) < 2 * self._limits.max_fetches
+        session = self._sessions.get(keep)
+        if session is None or session.closed:
+            session = self._sessions[keep] = self._new_session(keep)
+            self._stops.append(asyncio.Event())
+            keeper = asyncio.create_task(_keep_open(session, self._stops[-1]))
+            self._keepers.add(keeper)
+            keeper.add_done_callback(self._keepers.discard)
+        return session
+
+    def _new_session(self, keep: bool) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(
+            limit=0,
+            resolver=CheckedResolver(self._policy, self._lookup),
+            use_dns_cache=False,
+            keepalive_timeout=_IDLE_CONNECTION_S if keep else None,
+            force_close=not keep,
+            socket_factory=self._socket,
+        )
+        return aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            auto_decompress=False,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+            read_bufsize=_BUFFER_BYTES,
+            headers={
+                "User-Agent": self._limits.user_agent,
+                "Accept": "image/*,*/*;q=0.1",
+                "Accept-Encoding": "identity",
+            },
+        )
+
+    def _socket(self, address: tuple[Any, ...]) -> socket.socket:
+        family, kind, protocol, _, _ = address
+        opened = socket.socket(family, kind, protocol)
+        self._sockets.add(opened)
+        return opened
+
+
+class _Inflated:
+    """A body as it was before its Content-Encoding, in pieces of bounded size.
+
+    None is asked for; some servers compress all the same.
+    """
+
+    def __init__(self, encoding: str) -> None:
+        encoding = encoding.strip().lower()
+        if encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
+            raise RequestError(
+                ErrorCode.FETCH_REFUSED, "the server of the image URL sends a Content-Encoding that was not asked for."
+            )
+        self._compressed = encoding not in ("", "identity")
+        self._inflater = _new_inflater()
+        self._empty = True
+
+    def pieces(self, chunk: bytes) -> Iterator[bytes]:
+        if not self._compressed:
+            yield chunk
+            return
+        while chunk:
+            if self._inflater.eof:  # gzip may have several members
+                self._inflater = _new_inflater()
+            self._empty = False
+            yield self._inflater.decompress(chunk, _INFLATE_BYTES)
+            chunk = self._inflater.unused_data if self._inflater.eof else self._inflater.unconsumed_tail
+
+    def check_complete(self) -> None:
+        if self._compressed and not self._empty and not self._inflater.eof:
+            raise zlib.error("the stream breaks off")
+
+
+def too_large(limits: ImageLimits) -> RequestError:
+    return RequestError(
+        ErrorCode.IMAGE_TOO_LARGE,
+        f"the picture has over {limits.max_image_bytes} bytes (max_image_bytes); send a smaller one.",
+    )
+
+
+async def _keep_open(session: aiohttp.ClientSession, stop: asyncio.Event) -> None:
+    """Closes the session after `stop`, or when the event loop ends and cancels its tasks."""
+    async with session:
+        await stop.wait()
+
+
+def _parse(reference: str) -> URL:
+    try:
+        url = URL(reference)
+        parts = _AFTER_THE_HOST.fullmatch(reference)
+        if parts is None or not url.raw_host:
+            return url
+        # Left as it is: a URL with a signature is void when it is quoted anew. The host stays as yarl reads it.
+        path, query = parts.groups()
+        rebuilt = URL.build(
+            scheme=url.scheme, authority=url.raw_authority, path=path or "/", query_string=query or "", encoded=True
+        )
+        # yarl reads these only now, and an odd address in brackets differently or not at all.
+        if (rebuilt.raw_user, rebuilt.raw_host, rebuilt.port) != (url.raw_user, url.raw_host, url.port):
+            raise ValueError("ambiguous")
+        return rebuilt
+    except _MALFORMED:
+        raise RequestError(ErrorCode.INVALID_URL, "the image URL is not valid; correct it.") from None
+
+
+def _redirected(url: URL, location: str | None) -> URL:
+    try:
+        if not location:
+            raise ValueError("there is none")
+        return _parse(str(url.join(URL(location, encoded=True))))
+    except _MALFORMED:
+        raise RequestError(
+            ErrorCode.FETCH_REFUSED, "the image URL redirects to nowhere; send another address."
+        ) from None
+
+
+def _check_status(status: int) -> None:
+    if status == 200:
+        return
+    if status in (404, 410):
+        raise RequestError(ErrorCode.IMAGE_NOT_FOUND, f"the image URL answers {status}; check it.")
+    if status >= 500 or status in _TEMPORARY:
+        raise RequestError(ErrorCode.FETCH_FAILED, f"the image URL answers {status}; try again later.")
+    raise RequestError(ErrorCode.FETCH_REFUSED, f"the image URL answers {status} and no picture; check it.")
+
+
+def _new_inflater() -> Any:
+    return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # gzip and zlib, whichever it is

@@ -1,0 +1,136 @@
+"""The one process of `python -m executor`: its port, its signals, its end.
+
+While the model is loaded the port answers health checks with NOT_SERVING, and a signal ends the process at once. Then
+SIGTERM and SIGINT drain it; a second one ends it at once.
+"""
+
+import argparse
+import asyncio
+import faulthandler
+import logging
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import HealthServicer
+from jina.serve.runtimes.asyncio import HANDLED_SIGNALS, AsyncNewLoopRuntime
+from jina.serve.runtimes.worker.request_handling import WorkerRequestHandler
+
+from executor.server.signals import ENDING, exit_on_signals
+
+_LAST_ANSWERS_S = 1.0
+"""Between a lost device and the end: what was in flight gets its error, and health checks see NOT_SERVING."""
+
+
+class _NotYet(grpc.GenericRpcHandler):
+    """Ends every call with UNAVAILABLE. gRPC itself would say UNIMPLEMENTED, after which no client tries again."""
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        return grpc.stream_stream_rpc_method_handler(self._refuse)
+
+    @staticmethod
+    def _refuse(_: object, context: grpc.ServicerContext) -> Iterator[Any]:
+        context.abort(grpc.StatusCode.UNAVAILABLE, "the service is starting; try again in some seconds.")
+        yield
+
+
+class LoadingPort:
+    """Holds the port while the model is loaded: health checks see NOT_SERVING, other calls UNAVAILABLE.
+
+    Raises:
+        OSError: the port cannot be bound.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+        health = HealthServicer()
+        health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._server = grpc.server(
+            ThreadPoolExecutor(1, thread_name_prefix="loading"), options=(("grpc.so_reuseport", 0),)
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(health, self._server)
+        self._server.add_generic_rpc_handlers((_NotYet(),))
+        self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        self._server.start()
+
+    def release(self) -> None:
+        """Lets go of the port."""
+        self._server.stop(None).wait()
+
+
+class _RequestHandler(WorkerRequestHandler):
+    """Jina's, less its log of an Executor that cannot be loaded: `__main__` says it in one line, with the reason."""
+
+    def _load_executor(self, *arguments: Any, **named: Any) -> None:
+        self.logger.logger.addFilter(_is_no_error)
+        try:
+            super()._load_executor(*arguments, **named)
+        finally:
+            self.logger.logger.removeFilter(_is_no_error)
+
+
+def _is_no_error(record: logging.LogRecord) -> bool:
+    return record.levelno < logging.ERROR
+
+
+class Runtime(AsyncNewLoopRuntime):
+    """Jina's, with an end that loses nothing.
+
+    Args:
+        args: of Jina's pod.
+        port: held until the model is there.
+    """
+
+    def __init__(self, args: argparse.Namespace, port: LoadingPort) -> None:
+        self._port = port
+        self._device_is_lost = False
+        super().__init__(args, req_handler_cls=_RequestHandler)
+
+    @property
+    def exit_status(self) -> int:
+        """1 where the device was lost, so that whoever watches the process starts it again."""
+        return 1 if self._device_is_lost else 0
+
+    async def async_setup(self) -> None:
+        """Loads the model and opens the port."""
+        # Jina's handlers, which were set before, do nothing while the model is loaded; and the one of SIGSEGV returns
+        # to the instruction that failed, again and again.
+        for number in HANDLED_SIGNALS:
+            self._loop.remove_signal_handler(number)
+        faulthandler.enable()  # a segfault says where
+        exit_on_signals(lambda _: 0)
+        self.server = self._get_server()
+        self.server._request_handler._executor.on_device_lost = self._lose_device
+        # Not `signal.signal`: its handler waits for the loop's thread to wake, which a signal that another thread was
+        # given does not do.
+        for number in ENDING:
+            self._loop.add_signal_handler(number, self._end)
+        self._port.release()
+        await self.server.setup_server()
+
+    def _end(self) -> None:
+        exit_on_signals()
+        self.is_cancel.set()
+
+    def _lose_device(self) -> None:
+        self._device_is_lost = True
+        asyncio.run_coroutine_threadsafe(self._end_with_the_device(), self._loop)
+
+    async def _end_with_the_device(self) -> None:
+        await self.server.health_servicer.enter_graceful_shutdown()
+        await asyncio.sleep(_LAST_ANSWERS_S)
+        self.is_cancel.set()
+
+
+def exit_now(status: int) -> None:
+    """Ends the process without waiting for threads: one may wait for a name server, long after the last answer."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
