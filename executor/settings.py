@@ -24,7 +24,7 @@ from executor.pictures.local_files import LocalFiles
 from executor.questions import options as generation
 from executor.questions.options import OPTION_NAMES
 from executor.questions.presets import PRESETS, Generation, PresetName
-from executor.wrong_settings import invalid, is_origin, unknown_name
+from executor.validation import describe_setting, describe_unknown, is_origin
 
 ENV_PREFIX = "BLIP2_"
 _MOST_THREADS = 512
@@ -276,12 +276,12 @@ class Settings(BaseSettings):
         unknown = [name for name in configured if name not in cls.model_fields]
         if unknown:
             raise StartupError(
-                "; ".join(unknown_name(name, f"setting '{name}'", list(cls.model_fields)) for name in unknown)
+                "; ".join(describe_unknown(name, f"setting '{name}'", list(cls.model_fields)) for name in unknown)
             )
         try:
             return cls(**(configured | EnvSettingsSource(cls)()))
         except ValidationError as error:
-            raise StartupError("; ".join(invalid(finding, ENV_PREFIX) for finding in error.errors())) from None
+            raise StartupError("; ".join(describe_setting(finding, ENV_PREFIX) for finding in error.errors())) from None
 
     @classmethod
     def unknown_environment(cls) -> list[str]:
@@ -291,7 +291,9 @@ class Settings(BaseSettings):
         """
         known = {f"{ENV_PREFIX}{name.upper()}" for name in cls.model_fields}
         return [
-            unknown_name(name.removeprefix(ENV_PREFIX).lower(), f"environment variable {name}", list(cls.model_fields))
+            describe_unknown(
+                name.removeprefix(ENV_PREFIX).lower(), f"environment variable {name}", list(cls.model_fields)
+            )
             for name in sorted(os.environ)
             if name.startswith(ENV_PREFIX) and name not in known
         ]

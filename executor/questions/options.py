@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from executor.errors import ErrorCode, RequestError
-from executor.validation import explain
+from executor.validation import describe_to_client
 
 MOST_NEW_TOKENS = 256
 """In one answer. It bounds what a document can cost."""
@@ -79,7 +79,7 @@ class GenerationOptions(BaseModel):
             return GenerationOptions(**values)
         except ValidationError as error:
             options = ", ".join(GenerationOptions.model_fields)
-            message = f"{explain(error)}. The options are: preset, {options}."
+            message = f"{describe_to_client(error)}. The options are: preset, {options}."
             raise RequestError(ErrorCode.INVALID_OPTIONS, message) from None
 
     def canonical(self) -> "GenerationOptions":
