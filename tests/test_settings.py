@@ -1,4 +1,5 @@
 import inspect
+from typing import Any
 
 import pytest
 import yaml
@@ -31,7 +32,7 @@ def test_the_executor_has_every_setting_as_a_keyword():
 def test_the_environment_wins_over_configured_values(monkeypatch):
     monkeypatch.setenv("BLIP2_NUM_BEAMS", "3")
     monkeypatch.setenv("BLIP2_MODEL", "somewhere/else")
-    settings = Settings.resolve({"num_beams": 5, "max_new_tokens": 7})
+    settings: Any = Settings.resolve({"num_beams": 5, "max_new_tokens": 7})
     assert (settings.num_beams, settings.max_new_tokens, settings.model) == (3, 7, "somewhere/else")
 
 

@@ -13,10 +13,11 @@ from jina import Executor
 
 from executor.errors import ErrorCode, RequestError
 from executor.jina_adapter import endpoints, mends
+from executor.jina_adapter.signature import keywords_from_settings
 from executor.scheduling.dynamic_batching import BatchingOptions
 from executor.server.policy import ServerPolicy
 from executor.service import AnswerEngine, Service
-from executor.settings import Settings, keywords_from_settings
+from executor.settings import Settings
 from executor.startup import load_engine, share_cores
 from executor.telemetry import logs, tracing
 from executor.telemetry.metrics import Metrics
