@@ -233,7 +233,7 @@ class Settings(_GenerationDefaults):
         return entries
 
     def image_limits(self) -> ImageLimits:
-        """What concerns pictures alone."""
+        """Returns the settings that concern pictures alone."""
         return ImageLimits(**{field.name: getattr(self, field.name) for field in dataclasses.fields(ImageLimits)})
 
     @model_validator(mode="after")
@@ -259,14 +259,14 @@ class Settings(_GenerationDefaults):
         return self
 
     def generation(self) -> Generation:
-        """How a document is answered that chooses nothing."""
+        """Returns how a document is answered that chooses nothing."""
         changes = {name: value for name in OPTION_NAMES if (value := getattr(self, name)) is not None}
         chosen = PRESETS[self.preset].merged(changes)
         return chosen if self.prompt_template is None else chosen._replace(prompt_template=self.prompt_template)
 
     @classmethod
     def resolve(cls, configured: dict[str, Any]) -> "Settings":
-        """The settings in force: `configured` (from `with:` and `uses_with=`) with the environment on top.
+        """Resolves the settings in force: `configured` (from `with:` and `uses_with=`) with the environment on top.
 
         Raises:
             StartupError: an unknown or invalid setting; the message names it and the nearest known one.
@@ -286,7 +286,7 @@ class Settings(_GenerationDefaults):
 
     @classmethod
     def unknown_environment(cls) -> list[str]:
-        """A warning for every `BLIP2_*` variable that no setting reads.
+        """Returns a warning for every `BLIP2_*` variable that no setting reads.
 
         Not an error: Kubernetes sets `BLIP2_PORT` and the like in every pod beside a service named `blip2`.
         """

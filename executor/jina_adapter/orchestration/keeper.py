@@ -31,7 +31,7 @@ _WATCH_NAME = "end-with-parent"
 
 
 def drain_timeout_s(args: Any = None) -> float:
-    """The setting of that name, as far as a process without an Executor can know it.
+    """Returns the setting of that name, as far as a process without an Executor can know it.
 
     Args:
         args: of a Pod, for its own environment and its `uses_with`.
@@ -47,7 +47,7 @@ def drain_timeout_s(args: Any = None) -> float:
 
 
 def longest_end_s(args: Any) -> float:
-    """After so many seconds a process that was told to end is killed."""
+    """Returns the seconds after which a process that was told to end is killed."""
     return max(float(args.timeout_ctrl), drain_timeout_s(args) + CLOSING_S)
 
 
@@ -76,7 +76,7 @@ def end_with_parent(patience_s: float, end_s: float) -> None:
 
 
 def keep(**pod: Any) -> None:
-    """What a Pod's process runs in place of `jina.serve.executors.run.run`, with the same arguments."""
+    """Runs what a Pod's process would, and keeps it running: `jina.serve.executors.run.run`, with its arguments."""
     from jina.serve.executors.run import run
 
     if pod["args"].stateful:  # it has a companion, which knows this process alone

@@ -19,16 +19,17 @@ from executor.server.calls import Calls
 
 
 def let_a_segfault_end_a_process() -> None:
-    """Jina handles SIGSEGV as if it asked to end; the handler returns to the instruction that failed, for ever."""
+    """Lets a segfault end a process. Jina's handler of it returns to the instruction that failed, for ever."""
     from jina.serve.runtimes import asyncio as runtimes
 
     runtimes.HANDLED_SIGNALS = tuple(number for number in runtimes.HANDLED_SIGNALS if number != signal.SIGSEGV)
 
 
 def end_pods_at_once_while_they_load() -> None:
-    """A Pod told to end while its model loads loads it to the end first; Ctrl-C ends all Pods of a program at once.
+    """Ends a Pod at once that is told to end while its model loads, and leaves Ctrl-C to the program.
 
-    That is not the order in which they can finish their work. The program gets the same Ctrl-C, and closes its Pods.
+    Jina's loads the model to the end first, and Ctrl-C ends all Pods of a program at once. That is not the order in
+    which they can finish their work. The program gets the same Ctrl-C, and closes its Pods.
     """
     from jina.serve.runtimes.asyncio import AsyncNewLoopRuntime
 
@@ -46,10 +47,11 @@ def end_pods_at_once_while_they_load() -> None:
 
 
 def keep_pods_serving() -> None:
-    """A Pod whose process dies stays away while its program goes on, and outlives its program when that dies.
+    """Starts a Pod again when its process dies, and ends it when its program does.
 
-    What closes a Pod stops waiting after `timeout_ctrl`, even if its drain takes longer. A program that ends without
-    closing its Pods waits for them for ever. Now a keeper stands between the program and each process that serves.
+    Jina's stays away while its program goes on, and outlives its program when that dies. What closes a Pod stops
+    waiting after `timeout_ctrl`, even if its drain takes longer. A program that ends without closing its Pods waits for
+    them for ever. Now a keeper stands between the program and each process that serves.
     """
     from jina.orchestrate import pods
 
@@ -65,7 +67,11 @@ def keep_pods_serving() -> None:
 
 
 def end_a_worker_with_its_parent_and_its_device() -> None:
-    """A worker whose parent never imported this package has no keeper, and no worker knows of a lost device."""
+    """Ends a worker whose parent has ended, or whose device is lost.
+
+    One whose parent did not take its Deployment from this package has no keeper, and no worker of Jina knows of
+    devices.
+    """
     from jina.serve.runtimes.servers.grpc import GRPCServer
 
     set_up = GRPCServer.setup_server
@@ -101,7 +107,7 @@ async def _end_without_device(server: Any, calls: Calls, drain_timeout_s: float)
 
 
 def look_up_no_public_address() -> None:
-    """Jina asks three hosts on the internet for the machine's address, to print it."""
+    """Keeps Jina from asking three hosts on the internet for the machine's address, to print it."""
     from jina.orchestrate import orchestrator
 
     orchestrator.get_public_ip = lambda: None

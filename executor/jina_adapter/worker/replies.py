@@ -6,9 +6,10 @@ from executor.jina_adapter.contract import contract_of
 
 
 def tell_clients_no_more_than_they_need() -> None:
-    """Jina answers a request that failed with the server's traceback, its paths, and all of the request itself.
+    """Answers a request that failed with one line.
 
-    An Executor that keeps the contract says what the client reads.
+    Jina sends the server's traceback, its paths, and all of the request itself. An Executor that keeps the contract
+    says what the client reads.
     """
     from jina.types.request import Request
 
@@ -29,11 +30,12 @@ def tell_clients_no_more_than_they_need() -> None:
 
 
 def refuse_before_documents_are_read() -> None:
-    """Reading documents, and writing the answers', is most of what a request costs Jina beside the model.
+    """Refuses the documents of a request, where there is no room for them, before they are read.
 
-    A service that is asked for more than it can do would spend its time on that. An Executor that keeps the contract is
-    asked first for its `overload`: what it returns becomes the `error` of each document, under its own id, and nothing
-    else is done.
+    Reading documents, and writing the answers', is most of what a request costs Jina beside the model. A service that
+    is asked for more than it can do would spend its time on that. An Executor that keeps the contract is asked first
+    for its `overload`: what it returns becomes the `error` of each document, under its own id, and nothing else is
+    done.
     """
     from jina.serve.runtimes.worker.request_handling import WorkerRequestHandler
 

@@ -24,11 +24,11 @@ _LAST_BYTES_S = 3.0
 
 
 def serve_as_the_executor_says() -> None:
-    """Jina's server has no limits, no tokens and no working TLS, and cancels what is in progress when it ends.
+    """Serves an Executor that keeps the contract as its `server_policy` says, and drains it before it ends.
 
-    An Executor that keeps the contract is served as its `server_policy` says: only the services
-    that it needs (no snapshots, which write files where a client says, and no streaming of one document), and
-    drained before it ends.
+    Jina's server has no limits, no tokens and no working TLS, and cancels what is in progress when it ends. Only the
+    services that are needed are served: no snapshots, which write files where a client says, and no streaming of one
+    document.
     """
     from jina.serve.runtimes.servers import BaseServer
     from jina.serve.runtimes.servers.grpc import GRPCServer

@@ -10,12 +10,13 @@ from executor.scheduling.overlap import overlapped
 
 
 def overlap_requests_of_a_stream() -> None:
-    """Without a gateway Jina answers the requests of one stream one after the other, and waits for each.
+    """Answers several requests of a stream at a time, in order.
 
-    A stock `client.post(inputs=documents, request_size=1)` sends one stream, so no two of its documents ever shared a
-    batch. An Executor that keeps the contract gets the next requests while `stream_documents` documents are in flight;
-    answers keep their order, and a client's `prefetch` is heeded, as a gateway does. What has arrived while that many
-    are in flight goes on together. Its `request_of_stream` is around whatever goes on.
+    Without a gateway Jina answers them one after the other, and waits for each. A stock `client.post(inputs=documents,
+    request_size=1)` sends one stream, so no two of its documents ever shared a batch. An Executor that keeps the
+    contract gets the next requests while `stream_documents` documents are in flight; answers keep their order, and a
+    client's `prefetch` is heeded, as a gateway does. What has arrived while that many are in flight goes on together.
+    Its `request_of_stream` is around whatever goes on.
     """
     from jina.serve.runtimes.worker.request_handling import WorkerRequestHandler
 
