@@ -23,11 +23,19 @@ LengthPenalty = Annotated[
 ]
 RepetitionPenalty = Annotated[float, Field(ge=0.1, le=10, description="above 1 discourages repetition")]
 NoRepeatNgramSize = Annotated[int, Field(ge=0, le=20, description="n-grams of this size occur once; 0 is off")]
-DoSample = Annotated[bool, Field(description="draw tokens at random instead of taking the likeliest")]
-Temperature = Annotated[float, Field(ge=0.01, le=10, description="sampling: flatness of the distribution")]
-TopP = Annotated[float, Field(gt=0, le=1, description="sampling: only the likeliest with this mass")]
-TopK = Annotated[int, Field(ge=1, le=1000, description="sampling: only this many likeliest")]
-Seed = Annotated[int, Field(ge=0, lt=2**31, description="sampling: makes the answer repeatable")]
+DoSample = Annotated[
+    bool, Field(description="draw tokens at random; unset: where `temperature`, `top_p` or `top_k` is given")
+]
+Temperature = Annotated[
+    float, Field(ge=0.01, le=10, description="sampling: the distribution is flatter above 1 and sharper below")
+]
+TopP = Annotated[
+    float, Field(gt=0, le=1, description="sampling: only the likeliest tokens that have this mass together")
+]
+TopK = Annotated[int, Field(ge=1, le=1000, description="sampling: only this many of the likeliest tokens")]
+Seed = Annotated[
+    int, Field(ge=0, lt=2**31, description="sampling: makes the answer repeatable, alone and in any batch")
+]
 
 
 class GenerationOptions(BaseModel):
