@@ -29,6 +29,7 @@ PROGRAMS = {
     "retry": "ask_again.py",
     "gateway": "deployment.py",
     "gpus": "gpus.py",
+    "hosts": "hosts.py",
 }
 """The file in examples/ that a document shows behind the marker of this name."""
 

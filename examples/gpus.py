@@ -1,9 +1,7 @@
 import signal
 import sys
 
-from jina import Deployment
-
-from executor import Blip2Executor
+from executor import Blip2Executor, Deployment
 
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 with Deployment(uses=Blip2Executor, port=54321, replicas=2, env={"CUDA_VISIBLE_DEVICES": "RR"}) as deployment:
