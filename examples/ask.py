@@ -7,11 +7,7 @@ from executor import ImagePrompt, Response
 
 picture = Path("demo/pictures/two-cats.jpg").read_bytes()
 questions = ["how many cats are there?", "is there a dog?", ""]
-responses = Client(port=54321).post(
-    on="/",
-    inputs=DocList[ImagePrompt](ImagePrompt(img_bytes=picture, prompt=question) for question in questions),
-    return_type=DocList[Response],
-    parameters={"max_new_tokens": 10},
-)
+prompts = DocList[ImagePrompt](ImagePrompt(img_bytes=picture, prompt=question) for question in questions)
+responses = Client(port=54321).post("/", prompts, return_type=DocList[Response], parameters={"max_new_tokens": 10})
 for question, response in zip(questions, responses, strict=True):
     print(question, "->", response.answer or response.error)
