@@ -9,7 +9,7 @@ from enum import Enum
 
 
 class ErrorCode(str, Enum):
-    """Stable codes: clients may compare them. The README says for each whether to fix the input or to try again."""
+    """Stable codes: clients may compare them. docs/errors.md says for each whether to fix the input or to try again."""
 
     # The picture
     NO_IMAGE = "NO_IMAGE"
