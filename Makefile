@@ -52,6 +52,7 @@ lint: .venv/.dev ## Check style, types, the Dockerfile and the documents
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/lint-imports
 	.venv/bin/hadolint Dockerfile
 	.venv/bin/python -m docs.generate --check
 	.venv/bin/python -m docs.site

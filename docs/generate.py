@@ -139,10 +139,9 @@ def _shown(default: object) -> str:
 
 
 def _meaning(field: FieldInfo) -> str:
-    for known in _infos(field):
-        if known.description:
-            return known.description
-    raise ValueError(f"no description: {field}")
+    if not field.description:
+        raise ValueError(f"no description: {field}")
+    return field.description
 
 
 def _values(field: FieldInfo) -> str:
@@ -162,11 +161,10 @@ def _values(field: FieldInfo) -> str:
 
 def _range(field: FieldInfo) -> str:
     bounds: dict[str, Any] = {}
-    for info in _infos(field):
-        for bound in info.metadata:
-            for name in ("ge", "gt", "le", "lt"):
-                if hasattr(bound, name):
-                    bounds[name] = getattr(bound, name)
+    for bound in field.metadata:
+        for name in ("ge", "gt", "le", "lt"):
+            if hasattr(bound, name):
+                bounds[name] = getattr(bound, name)
     low = _number(bounds["ge"]) if "ge" in bounds else f"above {_number(bounds['gt'])}"
     if "le" in bounds:
         return f"{low} to {_number(bounds['le'])}"
@@ -177,15 +175,6 @@ def _range(field: FieldInfo) -> str:
 
 def _number(value: float) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _infos(field: FieldInfo) -> Iterator[FieldInfo]:
-    """The field's own, and that of a type in `type | None`."""
-    yield field
-    for kind in get_args(field.annotation):
-        for metadata in getattr(kind, "__metadata__", ()):
-            if isinstance(metadata, FieldInfo):
-                yield metadata
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:
