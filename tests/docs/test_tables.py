@@ -79,6 +79,24 @@ def test_every_error_code_that_can_occur_is_there():
     assert {plain(code) for code, *_ in table(page("errors"), "## Codes")} == {code.value for code in ErrorCode}
 
 
+def test_the_layers_are_those_that_lint_checks():
+    contracts = (ROOT / "pyproject.toml").read_text()
+    layers = re.search(r'type = "layers".*?layers = \[\n(.*?)\]', contracts, re.DOTALL)
+    assert layers is not None
+    drawn = page("architecture").split("## Who may import whom", 1)[1].split("```")[1].strip()
+    assert drawn.splitlines() == re.findall(r'"(.+)"', layers[1])
+
+
+def test_every_room_is_described():
+    rooms = {
+        path.name for path in (ROOT / "executor").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    described = {
+        name.strip("/") for row in table(page("architecture"), "## Rooms") for name in re.findall(r"`(.+?)`", row[0])
+    }
+    assert described == rooms - {"__init__.py"}
+
+
 def test_batches_have_their_defaults():
     rows = {plain(key): plain(default) for key, default, _ in table(page("reliability"), "## Batches and the queue")}
     defaults = BatchingOptions()
