@@ -9,8 +9,8 @@ tokenised, batches. The load generator, the gateway and all services share this 
 
 - `alone`: `python -m executor`, without a gateway.
 - `replicas`: `Deployment(replicas=n)`, on one host behind its gateway.
-- `hosts`: `python -m demo.gateway` in front of n `python -m executor`, each on a host of its own (a network namespace,
-  which needs root; left out without).
+- `hosts`: `python examples/gateway.py` in front of n `python -m executor`, each on a host of its own (a network
+  namespace, which needs root; left out without).
 - `one of 2 hosts cut`: the same, with one host cut off after about a third of the time: packets vanish, no
   connection is reset. Clients of the load generator do not ask again, so each question that the gateway lost would be
   an error.
@@ -96,7 +96,7 @@ class Serving:
                     stack.enter_context(self._running(host.command(*command)))
                 for address in addresses:
                     wait_until_serving(address, _START_S)
-                gateway = [sys.executable, "-m", "demo.gateway", "--port", str(port), *addresses]
+                gateway = [sys.executable, "-m", "examples.gateway", "--port", str(port), *addresses]
                 stack.enter_context(self._running(gateway))
             wait_until_serving(f"127.0.0.1:{port}", _START_S)
             yield port, hosts

@@ -14,8 +14,8 @@ from jina.proto import jina_pb2_grpc
 
 from benchmarks.hosts import Host, wait_until_serving, why_not
 from benchmarks.programs import running
-from demo.retrying import ask
 from demo.service import CHECKPOINT, free_port
+from examples.retrying import ask
 from executor import ImagePrompt
 from tests.integration.inprocess import TIMEOUT_S, as_request, gateway_to, hold_service, numbered
 from tests.support.scraping import Scrape
@@ -75,7 +75,7 @@ def test_a_host_that_is_cut_off_under_load_costs_no_answer_and_is_used_again_lat
             stack.enter_context(running(command, tmp_path / f"{number}.log", environment))
         for address in addresses:
             wait_until_serving(address, TIMEOUT_S)
-        gateway = [sys.executable, "-m", "demo.gateway", "--port", str(port), *addresses]
+        gateway = [sys.executable, "-m", "examples.gateway", "--port", str(port), *addresses]
         stack.enter_context(running(gateway, tmp_path / "gateway.log"))
         wait_until_serving(f"127.0.0.1:{port}", TIMEOUT_S)
         client = Client(port=port, asyncio=True)

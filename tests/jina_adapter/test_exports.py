@@ -1,4 +1,4 @@
-"""What Jina's exports make of the Executor, and what they lack: the table in README, kept true.
+"""What Jina's exports make of the Executor, and what they lack: the table in docs/containers.md, kept true.
 
 They want an image, not config.yml, which the image has: `docker://<image>`. They ask a registry on the internet for a
 version, in vain here, and go on; for the image of a gateway they do not where JINA_GATEWAY_IMAGE names one.
