@@ -28,7 +28,7 @@ from executor.questions.options import OPTION_NAMES
 from executor.scheduling.admission import Admission
 from executor.scheduling.batcher import Batcher
 from executor.scheduling.dynamic_batching import BatchingOptions
-from executor.scheduling.fairness import RequestTurns, Turns
+from executor.scheduling.fairness import FairShare, RequestShare
 from executor.schemas import ImagePrompt, Response, UnreadablePrompt
 from executor.server.policy import ServerPolicy
 from executor.settings import Settings, keywords_from_settings
@@ -121,7 +121,7 @@ class Blip2Executor(Executor):
             self._observe_batch,
         )
         # Half of the queue is left to requests that have nothing in it.
-        self._turns = Turns(self.settings.max_queue // 2)
+        self._turns = FairShare(self.settings.max_queue // 2)
         # Enough to keep the device busy.
         self._documents_in_flight = 2 * batching.preferred_batch_size
         self.stream_documents = 4 * batching.preferred_batch_size
@@ -177,7 +177,7 @@ class Blip2Executor(Executor):
         self, docs: DocList[ImagePrompt], options: dict[str, Any], responses: list[Response]
     ) -> None:
         arrived = time.monotonic()
-        turns = self._turns.of_a_request()
+        turns = self._turns.for_request()
         remaining = enumerate(zip(docs, responses, strict=True))
         async with self._images.request() as images:
 
@@ -197,11 +197,11 @@ class Blip2Executor(Executor):
         response: Response,
         parameters: dict[str, Any],
         images: RequestImages,
-        turns: RequestTurns,
+        turns: RequestShare,
     ) -> ErrorCode | None:
         """The code of its error; None where it has an answer."""
         try:
-            async with turns.turn():
+            async with turns.place():
                 with self._admission.document():
                     response.answer = await self._answer(doc, parameters, images)
             return None

@@ -18,7 +18,7 @@ from yarl import URL
 
 from executor.errors import ErrorCode, RequestError
 from executor.pictures.addresses import AddressPolicy
-from executor.pictures.fetch_slots import Places, Slot
+from executor.pictures.fetch_slots import FetchSlots, Permit
 from executor.pictures.limits import ImageLimits
 from executor.pictures.resolving import CheckedResolver, Lookup, SystemNames
 from executor.telemetry.observer import SILENT, Observer
@@ -61,7 +61,7 @@ class Fetcher:
         self._lookup = lookup or self._names.lookup
         self._bodies = asyncio.Semaphore(limits.max_fetches)
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
-        self._places = Places(limits.max_fetches, limits.max_fetches_per_host)
+        self._slots = FetchSlots(limits.max_fetches, limits.max_fetches_per_host)
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._keepers: set[asyncio.Task[None]] = set()
         self._stops: list[asyncio.Event] = []
@@ -76,7 +76,7 @@ class Fetcher:
         Raises:
             RequestError: with the code of the cause, at the latest after `fetch_timeout_s`.
         """
-        body = Slot(self._bodies)
+        body = Permit(self._bodies)
         try:
             with self._observer.fetching():
                 data = await self._fetch(reference, body)
@@ -91,7 +91,7 @@ class Fetcher:
         for stop in self._stops:
             stop.set()
 
-    async def _fetch(self, reference: str, body: Slot) -> bytes:
+    async def _fetch(self, reference: str, body: Permit) -> bytes:
         try:
             return await asyncio.wait_for(self._follow(_parse(reference), body), self._limits.fetch_timeout_s)
         except asyncio.TimeoutError:
@@ -111,12 +111,12 @@ class Fetcher:
                 ErrorCode.FETCH_FAILED, "the server of the image URL sends damaged compression; try again later."
             ) from None
 
-    async def _follow(self, url: URL, body: Slot) -> bytes:
+    async def _follow(self, url: URL, body: Permit) -> bytes:
         for _ in range(self._limits.max_redirects + 1):
             if self._closed:
                 raise RequestError(ErrorCode.OVERLOADED, "the service is stopping; try again later.")
             self._policy.check_url(url)
-            async with self._places.at(url), self._client().get(url, allow_redirects=False) as reply:
+            async with self._slots.hold(url), self._client().get(url, allow_redirects=False) as reply:
                 if reply.status not in _REDIRECTS:
                     return await self._read(reply, body)
                 url = _redirected(url, reply.headers.get("Location"))
@@ -126,7 +126,7 @@ class Fetcher:
             "send the address at the end.",
         )
 
-    async def _read(self, reply: aiohttp.ClientResponse, body: Slot) -> bytes:
+    async def _read(self, reply: aiohttp.ClientResponse, body: Permit) -> bytes:
         _check_status(reply.status)
         if (reply.content_length or 0) > self._limits.max_image_bytes:
             raise too_large(self._limits)
