@@ -67,7 +67,7 @@ def ask(model: Blip2Model, places: list[int], options: GenerationOptions) -> lis
 def captured(tiny_t5) -> tuple[Blip2Model, Traces]:
     model, traces = load(tiny_t5), Traces()
     yields = sum(1 for _ in model.capture(SHAPES, traces))
-    assert yields == model.count_programs(SHAPES) == 3 + 3 * 2 * 2
+    assert yields == model.programs(SHAPES) == 3 + 3 * 2 * 2
     assert len(traces.runs) == 3 + 3 * 2 * (1 + 2)
     return model, traces
 
