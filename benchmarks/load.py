@@ -108,10 +108,10 @@ def verify_s(folder: Path, cold: bool) -> float:
 
 _LOADING = """
 import sys, time
-from executor import checkpoint
+from executor.checkpoints.loading import load
 model, dtype = sys.argv[1:]
 started = time.perf_counter(), time.process_time()
-checkpoint.load(model, dtype=dtype)
+load(model, dtype=dtype)
 print(time.perf_counter() - started[0], time.process_time() - started[1])
 """
 

@@ -21,7 +21,7 @@ class Capture(Protocol):
         """Makes one program: to call it is to call `function(*tensors)` with what the tensors hold by then.
 
         Args:
-            function: reads and writes the tensors; its result does not depend on anything else.
+            function: reads and writes the tensors; its result depends on them and on weights alone.
             tensors: whose memory stays the same for as long as the program is used.
 
         Returns:
