@@ -1,7 +1,8 @@
 """`python -m executor prepare`: a copy of a checkpoint that is quick to load and tells when it is damaged.
 
 Weights have the dtype in which the service would hold them, so that a float32 checkpoint is read and converted once and
-not at each start. The copy appears whole, under its final name, or not at all.
+not at each start. The copy appears whole, under its final name, or not at all. Knows files and the command's options.
+It must not know how a checkpoint is served.
 """
 
 import argparse
@@ -26,7 +27,7 @@ SHARD_BYTES = 2_000_000_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Those of the sub-command."""
+    """Adds the options of the sub-command to its parser."""
     parser.add_argument("--model", required=True, help="checkpoint: hub id or local directory")
     parser.add_argument("--revision", default="main", help="branch, tag or commit (default: %(default)s)")
     parser.add_argument("--dtype", default="float16", help=f"{', '.join(DTYPES)} (default: %(default)s)")
@@ -34,7 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prepares as the command line says. Returns the exit status: 0, or 1 with one line that says why."""
+    """Prepares as the command line says. Signals end it, and then it leaves nothing behind.
+
+    Args:
+        options: as a parser with `add_arguments` reads them.
+
+    Returns:
+        The exit status: 0, or 1 after one line on stderr that says why.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: sys.exit(128 + received))  # an exception, so that it cleans up
     try:

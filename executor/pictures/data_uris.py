@@ -15,13 +15,16 @@ _WHITE_SPACE = b" \t\n\f\r"
 
 
 def decode(uri: str, max_bytes: int) -> bytes:
-    """Decodes the bytes in a `data:` URI, up to about `max_bytes`; where there are more, to some more than `max_bytes`.
+    """Decodes the bytes in a `data:` URI.
 
     The media type is not read: the bytes decide. White space and missing padding in base64 are forgiven.
 
     Args:
         uri: begins with `data:`, in any case of letters.
-        max_bytes: after how many bytes the rest is left out.
+        max_bytes: most bytes that are of use; the reading ends soon after them.
+
+    Returns:
+        The bytes. More than `max_bytes` of them tell only that there are too many.
 
     Raises:
         RequestError: `NOT_AN_IMAGE` where the URI is malformed.

@@ -49,7 +49,7 @@ class Permit:
         self._held = False
 
     async def acquire(self) -> None:
-        """Waits for the permit. To be called at most once."""
+        """Waits for the permit. It is called at most once."""
         await self._semaphore.acquire()
         self._held = True
 
