@@ -400,11 +400,26 @@ def test_the_deadline_covers_the_lookup_of_the_name():
 
 def test_the_deadline_covers_waiting_for_a_place():
     async def test():
-        async with serving(never) as server:
-            client = fetcher(allowed_hosts=("127.0.0.1",), max_fetches=1, fetch_timeout_s=0.3)
-            codes = await asyncio.gather(*(error_of(client, f"{server.url}/{n}") for n in range(3)))
-            assert {error.code for error in codes} == {ErrorCode.FETCH_TIMED_OUT}
-            assert server.most_open_connections == 1
+        looked_up: list[str] = []
+        leave = asyncio.Event()
+
+        async def staying(host: str, port: int) -> list[str]:
+            """The first fetch holds its place beyond its own deadline, so that nobody else gets it."""
+            looked_up.append(host)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                if host == "holder.example":
+                    await leave.wait()
+            return []
+
+        client = Fetcher(AddressPolicy(), ImageLimits(max_fetches=1, fetch_timeout_s=0.3), staying)
+        holder = asyncio.create_task(error_of(client, "http://holder.example/"))
+        await until(lambda: looked_up)
+        errors = await asyncio.gather(*(error_of(client, f"http://waiting{n}.example/") for n in range(2)))
+        leave.set()
+        assert {error.code for error in (*errors, await holder)} == {ErrorCode.FETCH_TIMED_OUT}
+        assert looked_up == ["holder.example"]
 
     run(test)
 
