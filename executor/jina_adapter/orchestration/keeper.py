@@ -17,6 +17,7 @@ from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from executor.server import signals
 from executor.settings import ENV_PREFIX, Settings
 
 CLOSING_S = 15.0
@@ -94,16 +95,10 @@ class _Keeper:
         self._end_s = longest_end_s(pod["args"])
         self._logger = JinaLogger(pod["name"], **vars(pod["args"]))
         self._context = multiprocessing.get_context("fork")
-        self._told_to_end, self._tell_to_end = os.pipe()
 
     def run(self) -> None:
         """Returns when the serving process has ended for good: as told, or because its first start failed."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        # The pipe and not the handler ends a wait: a handler waits for this thread to wake, which a signal that another
-        # thread was given does not do.
-        signal.signal(signal.SIGTERM, lambda number, frame: None)
-        os.set_blocking(self._tell_to_end, False)
-        signal.set_wakeup_fd(self._tell_to_end)
+        self._told_to_end = signals.wake_on_sigterm()
         self._pod["is_signal_handlers_installed"].set()
         end_with_parent(drain_timeout_s(self._pod["args"]) + CLOSING_S, self._end_s + CLOSING_S)
         pause_s = _SHORTEST_PAUSE_S
@@ -157,8 +152,7 @@ class _Keeper:
 def _serve(pod: dict[str, Any]) -> None:
     from jina.serve.executors.run import run
 
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.set_wakeup_fd(-1)  # the keeper's
+    signals.forget_wake_on_sigterm()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     faulthandler.enable()  # a segfault says where
     end_with_parent(0, longest_end_s(pod["args"]))

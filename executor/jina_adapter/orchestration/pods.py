@@ -12,8 +12,10 @@ from multiprocessing import util
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from executor.jina_adapter.contract import executor_of
 from executor.jina_adapter.orchestration.keeper import CLOSING_S, end_with_parent, keep, longest_end_s
-from executor.jina_adapter.worker.server import policy_of
+from executor.server import signals
+from executor.server.calls import Calls
 
 
 def let_a_segfault_end_a_process() -> None:
@@ -35,11 +37,9 @@ def end_pods_at_once_while_they_load() -> None:
     def _get_server(self: Any) -> Any:
         if multiprocessing.parent_process() is None:
             return get_server(self)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.remove_signal_handler(number)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signals.end_while_loading(self._loop)
         server = get_server(self)
-        self._loop.add_signal_handler(signal.SIGTERM, self.is_cancel.set)
+        signals.drain_on_sigterm(self._loop, self.is_cancel.set)
         return server
 
     AsyncNewLoopRuntime._get_server = _get_server
@@ -71,26 +71,30 @@ def end_a_worker_with_its_parent_and_its_device() -> None:
     set_up = GRPCServer.setup_server
 
     async def setup_server(self: Any) -> None:
-        policy = policy_of(self)
-        if policy is not None:
-            executor = self._request_handler._executor
+        executor = executor_of(self)
+        if executor is not None:
+            drain_timeout_s = executor.server_policy.drain_timeout_s
             loop = asyncio.get_running_loop()
             if threading.current_thread() is threading.main_thread():
                 loop.remove_signal_handler(signal.SIGSEGV)
             if multiprocessing.parent_process() is not None:
-                end_with_parent(policy.drain_timeout_s, policy.drain_timeout_s + CLOSING_S)
+                end_with_parent(drain_timeout_s, drain_timeout_s + CLOSING_S)
             if executor.on_device_lost is None:
-                executor.on_device_lost = lambda: asyncio.run_coroutine_threadsafe(_end_without_device(self), loop)
+                calls = executor.server_policy.calls
+
+                def end() -> None:
+                    asyncio.run_coroutine_threadsafe(_end_without_device(self, calls, drain_timeout_s), loop)
+
+                executor.on_device_lost = end
         await set_up(self)
 
     GRPCServer.setup_server = setup_server
 
 
-async def _end_without_device(server: Any) -> None:
-    policy = policy_of(server)
+async def _end_without_device(server: Any, calls: Calls, drain_timeout_s: float) -> None:
     try:
         await server.health_servicer.enter_graceful_shutdown()
-        await policy.calls.drain(policy.drain_timeout_s)
+        await calls.drain(drain_timeout_s)
         await server.server.stop(1)
     finally:
         os._exit(1)
