@@ -41,7 +41,7 @@ from benchmarks.serve import machine
 from benchmarks.workload import questions
 from demo.evaluate import CHECKPOINT
 from demo.service import ROOT, free_port
-from executor.checkpoints import loading as checkpoint
+from executor.checkpoints import loading
 from executor.model.blip2 import Blip2Model
 from executor.model.feature_cache import content_key
 from executor.pictures.decoding import Decoder
@@ -107,7 +107,7 @@ class Serving:
 
 def build(pictures: int, file: Path) -> None:
     """Writes the workload: drawn pictures, prompts, and what the sleeping device says to each."""
-    model = Blip2Model(checkpoint.load(str(CHECKPOINT), device="cpu"), 512)
+    model = Blip2Model(loading.load(str(CHECKPOINT), device="cpu"), 512)
     decoder = Decoder(model.image_size, model.resample, ImageLimits())
     rows = [
         [base64.b64encode(picture).decode(), prompt, content_key(decoder(picture)).hex()[:16]]

@@ -11,7 +11,7 @@ from executor.errors import StartupError
 from executor.pictures.loader import ImageLimits
 from executor.settings import Settings
 
-CONFIG = Path(__file__).parent.parent / "config.yml"
+CONFIG = Path(__file__).parents[2] / "config.yml"
 
 
 def limits(**configured: Any) -> ImageLimits:
