@@ -169,7 +169,7 @@ class Settings(_GenerationDefaults):
         default=ImageLimits.fetch_timeout_s,
         gt=0,
         le=600,
-        description="longest fetch of a picture, in seconds: one deadline for waiting for a place, DNS, "
+        description="longest fetch of a picture, in seconds: one deadline for waiting for a slot, DNS, "
         "connecting, all redirects and the last byte",
     )
     max_redirects: int = Field(
@@ -228,7 +228,7 @@ class Settings(_GenerationDefaults):
 
     @field_validator("prompt_template")
     @classmethod
-    def _has_one_place(cls, template: str | None) -> str | None:
+    def _has_one_gap(cls, template: str | None) -> str | None:
         if template is not None and template.count("{}") != 1:
             raise ValueError("must contain {} exactly once: the question goes there")
         return template
