@@ -62,10 +62,8 @@ class Fetcher:
         self._bodies = asyncio.Semaphore(limits.max_fetches)
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._slots = FetchSlots(limits.max_fetches, limits.max_fetches_per_host)
-        self._sessions: dict[bool, aiohttp.ClientSession] = {}
-        self._keepers: set[asyncio.Task[None]] = set()
-        self._stops: list[asyncio.Event] = []
-        self._closed = False
+        self._sessions: tuple[aiohttp.ClientSession, aiohttp.ClientSession] | None = None
+        self._end = asyncio.Event()
 
     @asynccontextmanager
     async def fetched(self, reference: str) -> AsyncIterator[bytes]:
@@ -94,10 +92,8 @@ class Fetcher:
 
         The connections end while the event loop goes on, or when it ends.
         """
-        self._closed = True
         self._names.close()
-        for stop in self._stops:
-            stop.set()
+        self._end.set()
 
     async def _fetch(self, reference: str, body: Permit) -> bytes:
         try:
@@ -121,8 +117,6 @@ class Fetcher:
 
     async def _follow(self, url: URL, body: Permit) -> bytes:
         for _ in range(self._limits.max_redirects + 1):
-            if self._closed:
-                raise RequestError(ErrorCode.OVERLOADED, "the service is stopping; try again later.")
             self._policy.check_url(url)
             async with self._slots.hold(url), self._client().get(url, allow_redirects=False) as reply:
                 if reply.status not in _REDIRECTS:
@@ -152,16 +146,20 @@ class Fetcher:
         return bytes(data)
 
     def _client(self) -> aiohttp.ClientSession:
-        # Idle connections are bounded as well: beyond a point, connections are closed after use.
-        keep = len(self._sockets) < 2 * self._limits.max_fetches
-        session = self._sessions.get(keep)
-        if session is None or session.closed:
-            session = self._sessions[keep] = self._new_session(keep)
-            self._stops.append(asyncio.Event())
-            keeper = asyncio.create_task(_keep_open(session, self._stops[-1]))
-            self._keepers.add(keeper)
-            keeper.add_done_callback(self._keepers.discard)
-        return session
+        """One of two sessions, so that idle connections are bounded: the second closes each connection after its use.
+
+        aiohttp bounds how long a connection is idle, and not how many are. A session either keeps all or none.
+
+        Raises:
+            RequestError: after `close`.
+        """
+        if self._end.is_set():
+            raise RequestError(ErrorCode.OVERLOADED, "the service is stopping; try again later.")
+        if self._sessions is None:
+            self._sessions = self._new_session(keep=True), self._new_session(keep=False)
+            self._keeper = asyncio.create_task(_keep_open(*self._sessions, self._end))
+        keeping, closing = self._sessions
+        return keeping if len(self._sockets) < 2 * self._limits.max_fetches else closing
 
     def _new_session(self, keep: bool) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(
@@ -193,10 +191,10 @@ class Fetcher:
         return opened
 
 
-async def _keep_open(session: aiohttp.ClientSession, stop: asyncio.Event) -> None:
-    """Closes the session after `stop`, or when the event loop ends and cancels its tasks."""
-    async with session:
-        await stop.wait()
+async def _keep_open(first: aiohttp.ClientSession, second: aiohttp.ClientSession, end: asyncio.Event) -> None:
+    """Closes the sessions after `end`, or when the event loop ends and cancels its tasks."""
+    async with first, second:
+        await end.wait()
 
 
 def _parse(reference: str) -> URL:

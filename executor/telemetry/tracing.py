@@ -11,21 +11,18 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from types import TracebackType
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 from opentelemetry import context as contexts
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import Decision
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from executor.errors import ErrorCode, RequestError
@@ -45,22 +42,18 @@ _TRACE_PARENT = "traceparent"
 _ID = "blip2.request.id"
 _CODE = "blip2.code"
 _NS = 1_000_000_000
-_NONE: Mapping[str, str | int] = {}
-_IDS = RandomIdGenerator()
-_SAMPLED, _NOT_SAMPLED = TraceFlags(TraceFlags.SAMPLED), TraceFlags(TraceFlags.DEFAULT)
-_UNSET, _FAILED = Status(StatusCode.UNSET), Status(StatusCode.ERROR)
 _STATUS_OF: dict[type[BaseException] | None, int] = {None: 0, asyncio.CancelledError: 1}
 """gRPC's, of how a call ends that sets none."""
 _INTERNAL = 13
 _SERVERS_FAULT = (2, 4, 12, _INTERNAL, 14, 15)
 """OpenTelemetry's semantic conventions of gRPC: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, UNAVAILABLE, DATA_LOSS."""
+_Attributes = Mapping[str, str | int]
 
 
 class Tracing(Observer):
     """Makes spans of what it is told.
 
-    Nothing is recorded within a call whose trace is not: how many are is OTEL_TRACES_SAMPLER's. Spans are put together
-    here when they end, and not by the SDK's tracer, which takes several times as long.
+    Nothing is recorded within a call whose trace is not: how many are is OTEL_TRACES_SAMPLER's.
 
     Args:
         processor: takes spans that have ended.
@@ -69,27 +62,20 @@ class Tracing(Observer):
 
     def __init__(self, processor: SpanProcessor, close: Callable[[], None] = lambda: None) -> None:
         self.close = close  # type: ignore[method-assign]
-        self._processor = processor
         self._propagator = TraceContextTextMapPropagator()
-        named = Resource({"service.name": "blip2-executor", "service.version": __version__})
-        self._resource = _HashedOnce(named.merge(OTELResourceDetector().detect()))
-        self._scope = InstrumentationScope("blip2-executor", __version__)
-        self._sampler = TracerProvider(shutdown_on_exit=False).sampler
+        self._calls = _tracer(processor, None)
+        self._parts = _tracer(processor, ALWAYS_ON)
+        """Of recorded calls. A batch begins a trace of its own, about which the environment is not asked again."""
 
     def call(
         self, method: str, metadata: Sequence[tuple[str, str | bytes]], call_id: str, status: Callable[[], int | None]
     ) -> AbstractContextManager[object]:
         carrier = {key: value for key, value in metadata if key == _TRACE_PARENT and isinstance(value, str)}
         caller = self._propagator.extract(carrier, Context())
-        context = trace.get_current_span(caller).get_span_context()
-        parent = context if context.is_valid else None
-        trace_id = _IDS.generate_trace_id() if parent is None else parent.trace_id
-        name = method.removeprefix("/")
-        attributes: dict[str, str | int] = {"rpc.system": "grpc", _ID: call_id}
-        chosen = self._sampler.should_sample(caller, trace_id, name, SpanKind.SERVER, attributes)
-        flags = _SAMPLED if chosen.decision is Decision.RECORD_AND_SAMPLE else _NOT_SAMPLED
-        own = SpanContext(trace_id, _IDS.generate_span_id(), False, flags)
-        return _Call(_Open(own, name, parent, attributes, kind=SpanKind.SERVER), self._send, status)
+        attributes = {"rpc.system": "grpc", _ID: call_id}
+        return _around_a_call(
+            self._calls.start_span(method.removeprefix("/"), caller, SpanKind.SERVER, attributes), status
+        )
 
     def request(self, request_id: str) -> AbstractContextManager[object]:
         return self._within("request", {_ID: request_id})
@@ -105,9 +91,9 @@ class Tracing(Observer):
 
     def document_ended(self, code: ErrorCode | None, seconds: float) -> None:
         span = trace.get_current_span()
-        if isinstance(span, _Open):
-            span.attributes[_CODE] = _OK if code is None else code.value
-            span.has_failed = code is not None
+        span.set_attribute(_CODE, _OK if code is None else code.value)
+        if code is not None:
+            span.set_status(StatusCode.ERROR)
 
     def fetching(self) -> AbstractContextManager[object]:
         return self._within("fetch")
@@ -119,140 +105,84 @@ class Tracing(Observer):
         recorded = [(it, s) for it, s in zip(documents, waits_s, strict=True) if isinstance(it, SpanContext)]
         if not recorded:
             return SILENT.batch(documents, waits_s)
-        batch = _Open(
-            _new_context(None),
-            "batch",
-            None,
-            {"blip2.batch.documents": len(documents)},
-            [Link(document) for document, _ in recorded],
-        )
-        links = [Link(batch.get_span_context())]
+        now = time.time_ns()
+        links = [Link(document) for document, _ in recorded]
+        attributes = {"blip2.batch.documents": len(documents)}
+        batch = self._parts.start_span("batch", Context(), attributes=attributes, links=links, start_time=now)
         for document, wait_s in recorded:
-            begun = batch.begun - int(wait_s * _NS)
-            self._send(_Open(_new_context(document), "queue", document, {}, links, begun), batch.begun)
-        return _Current(batch, self._send)
+            self._past("queue", document, now - int(wait_s * _NS), now, links=[Link(batch.get_span_context())])
+        return _around(batch)
 
     def batch_answered(self, report: BatchReport) -> None:
-        batch = trace.get_current_span()
-        parent, times = batch.get_span_context(), report.times
-        if not parent.trace_flags.sampled:
+        batch, times = trace.get_current_span().get_span_context(), report.times
+        if not batch.trace_flags.sampled:
             return
         end = time.time_ns()  # of the last stage; they follow each other
         for stage, seconds, attributes in (
             ("decode", times.decode_s, {"blip2.steps": times.steps, "blip2.tokens": times.tokens}),
-            ("prefill", times.prefill_s, {}),
+            ("prefill", times.prefill_s, None),
             ("encode", times.encode_s, {"blip2.pictures": report.encoded}),
         ):
             if seconds:
                 begun = end - int(seconds * _NS)
-                self._send(_Open(_new_context(parent), stage, parent, attributes, (), begun), end)
+                self._past(stage, batch, begun, end, attributes)
                 end = begun
 
-    def _within(self, name: str, attributes: Mapping[str, str | int] = _NONE) -> AbstractContextManager[object]:
-        parent = trace.get_current_span().get_span_context()
-        if not parent.trace_flags.sampled:
+    def _within(self, name: str, attributes: _Attributes | None = None) -> AbstractContextManager[object]:
+        if not trace.get_current_span().get_span_context().trace_flags.sampled:
             return SILENT.fetching()
-        return _Current(_Open(_new_context(parent), name, parent, attributes), self._send)
+        return _around(self._parts.start_span(name, attributes=attributes))
 
-    def _send(self, span: "_Open", end: int) -> None:
-        context = span.get_span_context()
-        if not context.trace_flags.sampled:
-            return
-        self._processor.on_end(
-            ReadableSpan(
-                span.name,
-                context,
-                span.parent,
-                self._resource,
-                span.attributes,
-                links=span.links,
-                kind=span.kind,
-                status=_FAILED if span.has_failed else _UNSET,
-                start_time=span.begun,
-                end_time=end,
-                instrumentation_scope=self._scope,
-            )
-        )
-
-
-class _HashedOnce(Resource):
-    """The exporter asks for the hash with each span, and the SDK makes JSON of all attributes for it."""
-
-    def __init__(self, resource: Resource) -> None:
-        super().__init__(resource.attributes, resource.schema_url)
-        self._hash = super().__hash__()
-
-    def __hash__(self) -> int:
-        return self._hash
-
-
-class _Open(trace.NonRecordingSpan):
-    """A span that has not ended."""
-
-    def __init__(
+    def _past(
         self,
-        context: SpanContext,
         name: str,
-        parent: SpanContext | None,
-        attributes: Mapping[str, str | int],
+        parent: SpanContext,
+        begun: int,
+        end: int,
+        attributes: _Attributes | None = None,
         links: Sequence[Link] = (),
-        begun: int | None = None,
-        kind: SpanKind = SpanKind.INTERNAL,
     ) -> None:
-        super().__init__(context)
-        self.kind = kind
-        self.name = name
-        self.parent = parent
-        self.attributes = dict(attributes)
-        self.links = links
-        self.begun = time.time_ns() if begun is None else begun
-        self.has_failed = False
+        within = trace.set_span_in_context(NonRecordingSpan(parent), Context())
+        self._parts.start_span(name, within, attributes=attributes, links=links, start_time=begun).end(end)
 
 
-def _new_context(parent: SpanContext | None) -> SpanContext:
-    """Of a recorded span."""
-    trace_id = _IDS.generate_trace_id() if parent is None else parent.trace_id
-    return SpanContext(trace_id, _IDS.generate_span_id(), False, _SAMPLED)
+def _tracer(processor: SpanProcessor, sampler: Sampler | None) -> Tracer:
+    """Has the environment's sampler where it is given none."""
+    named = Resource({"service.name": "blip2-executor", "service.version": __version__})
+    resource = named.merge(OTELResourceDetector().detect())
+    provider = TracerProvider(sampler, resource, shutdown_on_exit=False)
+    provider.add_span_processor(processor)
+    return provider.get_tracer("blip2-executor", __version__)
 
 
-class _Current:
-    """Around the work of a span, the parent of what is done within."""
-
-    __slots__ = ("_send", "_span", "_token")
-
-    def __init__(self, span: _Open, send: Callable[[_Open, int], None]) -> None:
-        self._span = span
-        self._send = send
-
-    def __enter__(self) -> None:
-        self._token = contexts.attach(trace.set_span_in_context(self._span))
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        contexts.detach(self._token)
-        if error is not None:
-            self._span.attributes[_CODE] = _code(error)
-            self._span.has_failed = True
-        self._send(self._span, time.time_ns())
+@contextmanager
+def _around(span: Span) -> Iterator[None]:
+    """Ends the span, the parent of what is done within."""
+    with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
+        try:
+            yield
+        except BaseException as error:
+            span.set_attribute(_CODE, _code(error))
+            span.set_status(StatusCode.ERROR)
+            raise
 
 
-class _Call(_Current):
-    """In the task of a call, which ends with it: there is nothing to set back."""
-
-    __slots__ = ("_status",)
-
-    def __init__(self, span: _Open, send: Callable[[_Open, int], None], status: Callable[[], int | None]) -> None:
-        super().__init__(span, send)
-        self._status = status
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        status = self._status() or _STATUS_OF.get(kind, _INTERNAL)
-        self._span.attributes["rpc.grpc.status_code"] = status
-        self._span.has_failed |= status in _SERVERS_FAULT
-        self._send(self._span, time.time_ns())
+@contextmanager
+def _around_a_call(span: Span, status: Callable[[], int | None]) -> Iterator[None]:
+    """Ends the span. It stays the current one: a call ends with its task, perhaps in the context of another."""
+    contexts.attach(trace.set_span_in_context(span))
+    kind: type[BaseException] | None = None
+    try:
+        yield
+    except BaseException as error:
+        kind = type(error)
+        raise
+    finally:
+        number = status() or _STATUS_OF.get(kind, _INTERNAL)
+        span.set_attribute("rpc.grpc.status_code", number)
+        if number in _SERVERS_FAULT:
+            span.set_status(StatusCode.ERROR)
+        span.end()
 
 
 def _code(error: BaseException) -> str:

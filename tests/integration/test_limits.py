@@ -3,6 +3,7 @@
 import queue
 import socket
 import struct
+import time
 from collections.abc import Iterator
 
 import grpc
@@ -13,8 +14,8 @@ from jina.proto import jina_pb2_grpc
 from jina.serve.helper import get_default_grpc_options
 
 from executor import ImagePrompt
-from executor.server.policy import ServerPolicy
-from tests.integration.inprocess import TIMEOUT_S, HeldService, as_request, hold_service, numbered
+from executor.server.policy import SHORTEST_PING_INTERVAL_MS
+from tests.integration.inprocess import TIMEOUT_S, HeldService, as_request, gateway_to, hold_service, numbered
 from tests.integration.raw import STREAM, UNARY, outcome
 
 MOST_CALLS = 2
@@ -120,10 +121,31 @@ def test_a_client_that_pings_too_often_is_cut_off(held):
     assert b"too_many_pings" in goaways[-1]
 
 
-def test_pings_of_the_stock_client_are_allowed(held):
-    policy: ServerPolicy = held.executor.server_policy
-    sent_every_ms = dict(get_default_grpc_options())["grpc.keepalive_time_ms"]
-    assert policy.options()["grpc.http2.min_recv_ping_interval_without_data_ms"] < sent_every_ms
+def test_pings_of_the_stock_client_are_rarer_than_what_is_borne():
+    assert dict(get_default_grpc_options())["grpc.keepalive_time_ms"] > SHORTEST_PING_INTERVAL_MS
+
+
+@pytest.mark.parametrize("where", ["service", "gateway"])
+def test_pings_that_are_no_more_frequent_than_allowed_are_borne(tiny_t5, monkeypatch, where):
+    """Far more of them than gRPC's own limit allows, which is one in five minutes."""
+    monkeypatch.setattr("executor.server.policy.SHORTEST_PING_INTERVAL_MS", 100)
+    with hold_service(uses_with={"model": str(tiny_t5)}) as held, gateway_to(held.port) as gateway:
+        port = held.port if where == "service" else gateway
+        with socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as connection:
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, b""))
+            received = b""
+            for number in range(8):
+                connection.sendall(frame(PING, struct.pack(">Q", number)))
+                while not answered(received, number):
+                    part = connection.recv(65536)
+                    assert part, list(frames(received))
+                    received += part
+                time.sleep(0.15)  # the shortest interval and more; a slow machine makes it longer
+    assert GOAWAY not in [kind for kind, _ in frames(received)]
+
+
+def answered(received: bytes, number: int) -> bool:
+    return (PING, struct.pack(">Q", number)) in list(frames(received))
 
 
 SETTINGS, PING, GOAWAY = 4, 6, 7

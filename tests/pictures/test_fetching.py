@@ -590,6 +590,20 @@ def test_a_cancelled_fetch_gives_its_place_back():
     run(test)
 
 
+def test_who_waits_for_a_place_when_the_service_stops_is_told_so():
+    async def test():
+        async with serving(never) as server:
+            client = fetcher(allowed_hosts=("127.0.0.1",), max_fetches=1)
+            fetches = [asyncio.create_task(error_of(client, f"{server.url}/{n}")) for n in range(2)]
+            await until(lambda: server.requests)
+            client.close()
+            codes = [error.code for error in await asyncio.gather(*fetches)]
+            assert codes == [ErrorCode.FETCH_FAILED, ErrorCode.OVERLOADED]
+            assert len(server.requests) == 1
+
+    run(test)
+
+
 def test_closing_needs_no_await_and_leaves_nothing_behind(recwarn):
     async def test():
         async with serving(BODY) as server:

@@ -147,6 +147,25 @@ def test_the_sampler_is_that_of_the_environment(exporter, monkeypatch):
     assert exporter.get_finished_spans() == ()
 
 
+def test_a_batch_of_recorded_documents_is_recorded_whatever_the_sampler_says_of_new_traces(exporter, monkeypatch):
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")
+    observer = Tracing(SimpleSpanProcessor(exporter))
+    call, document = observer.call(METHOD, traceparent(), "an-id", lambda: 0), observer.document(0, 1)
+    with call, document, observer.batch([observer.current_document()], [0.1]):
+        observer.batch_answered(REPORT)
+    names = [span.name for span in exporter.get_finished_spans()]
+    assert names == ["queue", "decode", "prefill", "encode", "batch", "jina.JinaRPC/Call"]
+
+
+def test_the_environment_can_switch_the_sdk_off(exporter, monkeypatch):
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    observer = Tracing(SimpleSpanProcessor(exporter))
+    call, document = observer.call(METHOD, traceparent(), "an-id", lambda: 0), observer.document(0, 1)
+    with call, document, observer.batch([observer.current_document()], [0.1]):
+        observer.batch_answered(REPORT)
+    assert exporter.get_finished_spans() == ()
+
+
 def test_service_name_and_resource_are_those_of_the_environment_where_it_has_any(exporter, monkeypatch):
     monkeypatch.setenv("OTEL_SERVICE_NAME", "other")
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=here")

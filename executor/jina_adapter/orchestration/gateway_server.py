@@ -13,10 +13,9 @@ from executor.jina_adapter.draining import drain
 from executor.jina_adapter.orchestration.balancing import balance_of
 from executor.jina_adapter.orchestration.keeper import drain_timeout_s
 from executor.server.calls import Calls
-from executor.server.policy import SHORTEST_PING_INTERVAL_MS
+from executor.server.policy import ping_options
 
 _RETRY_S = 1.0
-_PINGS = {"grpc.http2.min_recv_ping_interval_without_data_ms": SHORTEST_PING_INTERVAL_MS}
 _NOT_SHARED = {"grpc.use_local_subchannel_pool": 1}
 
 
@@ -62,7 +61,7 @@ def bear_keepalive_pings() -> None:
 
     async def setup_server(self: Any) -> None:
         if isinstance(self._request_handler, GatewayRequestHandler):
-            self.grpc_server_options = _PINGS | dict(self.grpc_server_options or {})
+            self.grpc_server_options = ping_options() | dict(self.grpc_server_options or {})
         await set_up(self)
 
     GRPCServer.setup_server = setup_server
