@@ -1,7 +1,8 @@
 """The engine without the service, for machines with PyTorch and transformers on which Jina does not install.
 
-Importing this module first makes `executor` a plain folder of modules there, so that `executor.model.engine` and what it
-needs (torch, transformers, accelerate, pydantic) can be imported without the package's front door, which imports Jina.
+Importing this module first makes `executor` a plain folder of modules there, so that `executor.model.engine` and what
+it needs (torch, transformers, accelerate, pydantic) can be imported without the package's front door, which imports
+Jina.
 """
 
 import importlib.util

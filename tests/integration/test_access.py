@@ -17,7 +17,7 @@ from jina import Client
 from jina.excepts import BadServerFlow
 from jina.proto import jina_pb2_grpc
 
-from demo.service import CHECKPOINT, ROOT, Service
+from demo.service import ROOT, SERVE, Service
 from executor import ImagePrompt, Response
 from tests.integration.inprocess import TIMEOUT_S, HeldService, as_request, hold_service, numbered
 from tests.integration.raw import STREAM, UNARY, outcome
@@ -238,10 +238,7 @@ def test_the_service_connects_to_nothing_but_loopback(tmp_path, monkeypatch, two
         pytest.skip(f"strace may not trace here: {usable.stderr.strip()}")
     assert len(addresses_outside(trace)) == 1
     monkeypatch.delenv("JINA_OPTOUT_TELEMETRY")  # the service sets it itself
-    monkeypatch.setattr(
-        "demo.service.command", lambda port: [*strace, sys.executable, "-m", "executor", "--port", str(port)]
-    )
-    with Service(log=tmp_path / "log", model=CHECKPOINT) as service:
+    with Service(log=tmp_path / "log", command=[*strace, *SERVE]) as service:
         prompt = ImagePrompt(img_bytes=two_cats, prompt="how many cats are there?")
         assert Client(port=service.port).post("/", inputs=prompt, return_type=DocList[Response])[0].answer == "two"
         assert service.stop() == 0

@@ -195,7 +195,7 @@ def test_a_worker_whose_device_is_lost_tells_its_clients_and_is_started_again(tw
         assert lost.error.startswith("DEVICE_LOST: ")
         assert found.answer == "two"
         assert running.server(EXECUTOR) != worker
-        assert "ended with status 1" in " ".join(running.log)
+        assert "ended with status 1" in " ".join(running.told().split())
 
 
 def test_a_worker_that_still_loads_ends_at_once():
@@ -224,7 +224,7 @@ def test_each_replica_gets_a_device_its_share_of_the_cores_and_a_port_for_its_me
     with Running("devices", device="cpu", metrics_port=first) as running:
         for port in (first, first + 1):
             assert Scrape(port).value("blip2_calls_in_progress") == 0
-        said = re.findall(r"one of 2 on this host: (\S+) (\S+) (\S+)", " ".join(running.log))
+        said = re.findall(r"one of 2 on this host: (\S+) (\S+) (\S+)", " ".join(running.told().split()))
     assert sorted(said) == [
         (f"cores={share}", f"torch_threads={share}", f"CUDA_VISIBLE_DEVICES={device}") for device in (0, 1)
     ]

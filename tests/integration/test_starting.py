@@ -68,10 +68,7 @@ def test_python_dash_m_starts_the_service_and_sigterm_ends_it_with_status_0(tmp_
 def test_the_jina_command_line_starts_the_service_from_anywhere(tmp_path, two_cats, monkeypatch):
     monkeypatch.chdir(tmp_path)
     jina = Path(sys.executable).with_name("jina")
-    monkeypatch.setattr(
-        "demo.service.command", lambda port: [str(jina), "executor", "--uses", CONFIG, "--port", str(port)]
-    )
-    with Service(log=tmp_path / "log") as service:
+    with Service(log=tmp_path / "log", command=[str(jina), "executor", "--uses", CONFIG]) as service:
         assert ask(service.port, two_cats) == "two"
 
 

@@ -13,7 +13,7 @@ import pytest
 from docarray import DocList
 from jina import Client, Deployment, Flow
 
-from demo.service import ROOT, Service, free_port
+from demo.service import ROOT, SERVE, Service, free_port
 from executor import Blip2Executor, ImagePrompt, Response
 
 pytestmark = pytest.mark.forks
@@ -107,14 +107,11 @@ def test_documents_meet_and_answers_keep_their_order_in_python(
 @pytest.mark.parametrize(
     "command",
     [
-        [sys.executable, "-m", "executor"],
+        SERVE,
         [str(Path(sys.executable).with_name("jina")), "executor", "--uses", CONFIG],
     ],
     ids=["python -m executor", "jina executor"],
 )
-def test_documents_meet_and_answers_keep_their_order_from_the_command_line(
-    command, two_cats, held_picture, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("demo.service.command", lambda port: [*command, "--port", str(port)])
-    with Service(log=tmp_path / "log", allowed_hosts="127.0.0.1") as service:
+def test_documents_meet_and_answers_keep_their_order_from_the_command_line(command, two_cats, held_picture, tmp_path):
+    with Service(log=tmp_path / "log", command=command, allowed_hosts="127.0.0.1") as service:
         check(service.port, two_cats, held_picture)

@@ -14,7 +14,7 @@ from docarray import DocList
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from jina.proto import jina_pb2_grpc
 
-from demo.service import ROOT, Service, free_port
+from demo.service import ROOT, Service, free_port, serves
 from executor import Response
 from tests.integration.inprocess import TIMEOUT_S, HeldService, as_request, hold_service, numbered
 from tests.integration.test_starting import start_and_fail
@@ -141,12 +141,7 @@ class SecuredService(Service):
         self._credentials = grpc.ssl_channel_credentials(authority.pem)
 
     def is_ready(self) -> bool:
-        with grpc.secure_channel(f"127.0.0.1:{self.port}", self._credentials) as channel:
-            try:
-                reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=1)
-            except grpc.RpcError:
-                return False
-        return reply.status == health_pb2.HealthCheckResponse.SERVING
+        return serves(f"127.0.0.1:{self.port}", credentials=self._credentials)
 
 
 def test_python_dash_m_serves_tls_to_the_stock_client(tmp_path, authority, files, two_cats):
