@@ -69,7 +69,7 @@ soak: .venv/.dev ## A service under load, faults and restarts: nothing lost, not
 	.venv/bin/python -m tests.soak --minutes $(MINUTES) $(ARGS)
 
 soak-images: .venv/.dev ## Fail to load 10,000 pictures in every way, and show that nothing is left behind
-	.venv/bin/python -m tests.soak_images --failures 10000 $(ARGS)
+	.venv/bin/python -m tests.soak pictures --failures 10000 $(ARGS)
 
 fuzz: .venv/.dev ## Coverage-guided fuzzing of pictures and references, ten minutes each (installs atheris)
 	$(PIP_INSTALL) atheris

@@ -20,8 +20,8 @@ from jina.proto import jina_pb2_grpc
 from demo.service import ROOT, SERVE, Service
 from executor import ImagePrompt, Response
 from tests.integration.inprocess import TIMEOUT_S, HeldService, as_request, hold_service, numbered
-from tests.integration.raw import STREAM, UNARY, outcome
 from tests.integration.test_starting import start_and_fail
+from tests.support.raw_calls import STREAM, UNARY, outcome
 
 TOKEN, ROTATED, NEW = "configured-token-1234", "token-of-the-file-1234", "new-token-of-file-1234"
 SERVED = [

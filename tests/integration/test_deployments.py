@@ -19,10 +19,10 @@ from demo.service import ROOT
 from executor import ImagePrompt, Response
 from executor.cores import available
 from tests.integration.lost_device.losing import FATAL_LENGTH
-from tests.integration.test_stock_client import HeldPicture
-from tests.integration.threads import signal_other_thread
 from tests.integration.topologies.running import TIMEOUT_S, Ends, Running, children
+from tests.support.held_picture import HeldPicture
 from tests.support.scraping import Scrape
+from tests.support.threads import signal_other_thread
 
 QUESTION = "how many cats are there?"
 SERVING = health_pb2.HealthCheckResponse.SERVING

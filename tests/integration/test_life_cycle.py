@@ -22,7 +22,7 @@ from jina.types.request.data import DataRequest
 from demo.service import SERVE, Service
 from executor import ImagePrompt
 from tests.integration.inprocess import TIMEOUT_S, as_request
-from tests.integration.threads import signal_other_thread
+from tests.support.threads import signal_other_thread
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

@@ -18,8 +18,8 @@ import pytest
 from benchmarks import wire
 from benchmarks.collector import Collector
 from demo.service import ROOT, Service, free_port
-from tests.integration.raw import STREAM, TIMEOUT_S, UNARY
 from tests.integration.test_tracing import TRACE, TRACEPARENT, attributes
+from tests.support.raw_calls import STREAM, TIMEOUT_S, UNARY
 
 # As Jina loads the project's own config.yml: the package a second time, under the name of user_module.
 BROKEN = """

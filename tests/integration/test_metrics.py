@@ -22,8 +22,8 @@ from executor import Blip2Executor, ImagePrompt, Response
 from executor.model.engine import PreparedBatch
 from executor.telemetry.observer import SILENT
 from tests.integration.inprocess import TIMEOUT_S, WatchedBatcher, as_request, hold_service, numbered, serve_executor
-from tests.integration.raw import UNARY, outcome
 from tests.integration.test_load import answers, call
+from tests.support.raw_calls import UNARY, outcome
 from tests.support.scraping import Scrape
 
 QUESTION = "how many cats are there?"

@@ -2,12 +2,9 @@
 
 import asyncio
 import sys
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 from docarray import DocList
@@ -15,48 +12,12 @@ from jina import Client, Deployment, Flow
 
 from demo.service import ROOT, SERVE, Service, free_port
 from executor import Blip2Executor, ImagePrompt, Response
+from tests.support.held_picture import HeldPicture
 
 pytestmark = pytest.mark.forks
 
 TIMEOUT_S = 60
 CONFIG = str(ROOT / "config.yml")
-
-
-class HeldPicture:
-    """Pictures on loopback HTTP that come when the test lets them."""
-
-    def __init__(self, picture: bytes) -> None:
-        let = self.let = threading.Event()
-        asked = self.asked = threading.Semaphore(0)
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                asked.release()
-                let.wait(TIMEOUT_S)
-                self.send_response(200)
-                self.end_headers()
-                self.wfile.write(picture)
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        self.let.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-@pytest.fixture
-def held_picture(two_cats: bytes) -> Iterator[HeldPicture]:
-    held = HeldPicture(two_cats)
-    yield held
-    held.close()
 
 
 async def all_of(replies: AsyncIterator[DocList[Response]]) -> list[Response]:

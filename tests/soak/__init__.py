@@ -1,1 +1,1 @@
-"""The service under a mixed load, faults and restarts for as long as one likes: `python -m tests.soak --minutes 30`."""
+"""What the service is like after minutes and thousands of failures. `python -m tests.soak` runs it; tests do in short."""
