@@ -20,8 +20,8 @@ from jina.proto import jina_pb2_grpc
 from demo.service import ROOT, SERVE, Service
 from executor import ImagePrompt, Response
 from tests.integration.inprocess import TIMEOUT_S, HeldService, as_request, hold_service, numbered
-from tests.integration.test_starting import start_and_fail
 from tests.support.raw_calls import STREAM, UNARY, outcome
+from tests.support.starting import start_and_fail
 
 TOKEN, ROTATED, NEW = "configured-token-1234", "token-of-the-file-1234", "new-token-of-file-1234"
 SERVED = [
@@ -104,6 +104,14 @@ def test_reflection_lists_what_is_served_and_no_more(channel):
     (reply,) = stub.ServerReflectionInfo(iter([request]), metadata=bearer(TOKEN))
     listed = {service.name for service in reply.list_services_response.service}
     assert listed == {method.split("/")[1] for method in SERVED}
+
+
+def test_a_call_that_is_refused_has_its_id_too(channel):
+    call = channel.stream_stream(UNARY)(iter([b""]), timeout=TIMEOUT_S, metadata=(("x-request-id", "refused"),))
+    with pytest.raises(grpc.RpcError):
+        list(call)
+    assert call.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert dict(call.trailing_metadata())["x-request-id"] == "refused"
 
 
 def test_who_is_refused_and_does_not_stop_sending_is_not_waited_for(channel):
@@ -223,7 +231,7 @@ def test_a_configuration_with_a_fault_beside_a_token_does_not_tell_it(tmp_path, 
     config = tmp_path / "config.yml"
     text = (ROOT / "config.yml").read_text().replace("executor/__init__.py", str(ROOT / "executor" / "__init__.py"))
     config.write_text(text.replace("auth_tokens: []", f"auth_tokens: {broken}"))
-    finished = start_and_fail(["--config", str(config)], {})
+    finished = start_and_fail("--config", str(config))
     assert "blip2: cannot start: " in finished.stderr
     assert TOKEN not in finished.stderr + finished.stdout
 

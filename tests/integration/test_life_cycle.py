@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -180,12 +179,3 @@ def test_as_process_1_of_a_container(tmp_path, two_cats):
 def only_child(parent: int) -> int:
     (child,) = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     return int(child)
-
-
-def test_no_child_is_left_by_the_tests_own_way_to_stop_it(tmp_path):
-    with Service(log=tmp_path / "log") as service:
-        group = service.process.pid
-        assert Path(f"/proc/{group}/task/{group}/children").read_text().split() == []
-        assert sys.executable in service.command
-    with pytest.raises(ProcessLookupError):
-        os.killpg(group, 0)

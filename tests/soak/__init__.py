@@ -1,1 +1,1 @@
-"""What the service is like after minutes and thousands of failures. `python -m tests.soak` runs it; tests do in short."""
+"""What becomes of the service in minutes under load: `python -m tests.soak`. The tests here are short runs of it."""

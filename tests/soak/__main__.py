@@ -3,11 +3,11 @@
     python -m tests.soak --minutes 30
     python -m tests.soak pictures --failures 10000
 
-The first starts `python -m executor` with the demo checkpoint and tokens, and asks it in every way: single documents, long
-requests, streams, beams, captions, sampling; bytes, data: URIs, URLs; jina's own client; broken pictures, dead and slow
-servers, wrong types, unknown options, garbage, wrong tokens, too large messages; calls that are cancelled or expire;
-bursts beyond `max_queue`. Meanwhile tokens are rotated, and the service is ended by SIGTERM and kill -9 and started
-again, under load.
+The first starts `python -m executor` with the demo checkpoint and tokens, and asks it in every way: single documents,
+long requests, streams, beams, captions, sampling; bytes, data: URIs, URLs; jina's own client; broken pictures, dead and
+slow servers, wrong types, unknown options, garbage, wrong tokens, too large messages; calls that are cancelled or
+expire; bursts beyond `max_queue`. Meanwhile tokens are rotated, and the service is ended by SIGTERM and kill -9 and
+started again, under load.
 
 Exit status 1, with reasons, where a question was lost (no right answer and no expected error in the end, asked again
 where the service says so), an answer was not that of plain transformers, a client read a path or a traceback, a call

@@ -137,7 +137,7 @@ async def soak(failures: int, report: Callable[[int, Left], None], every: int) -
                 await asyncio.gather(*(one() for _ in range(40)))
 
         # Pools, caches and connections reach their size first.
-        await failed(every)
+        await failed(max(every, 200))
         for done in range(every, failures + 1, every):
             await failed(done)
             await asyncio.sleep(0.6)  # the hostile servers' own tasks and sockets end
