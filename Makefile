@@ -17,6 +17,9 @@ PIP_INSTALL := .venv/bin/python -m pip install --disable-pip-version-check $(if 
 # Options for the programs below, for example `make test ARGS='-k batch'`.
 ARGS ?=
 
+# Of `make test`: processes, and which tests run in the same one (see tests/conftest.py). Each takes a gigabyte.
+IN_PROCESSES ?= -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+
 # Of `make soak`.
 MINUTES ?= 30
 
@@ -42,7 +45,7 @@ serve: .venv/.runtime ## Keep a service with the demo checkpoint running and pri
 
 test: .venv/.dev ## Run all tests
 	@echo "tests: running all tests ..."
-	@.venv/bin/python -m pytest $(ARGS)
+	@.venv/bin/python -m pytest $(IN_PROCESSES) $(ARGS)
 	@echo "tests: all passed"
 
 image-test: .venv/.dev ## Build the container image with podman and run it hardened (root; installs podman with apt)
