@@ -55,6 +55,7 @@ lint: .venv/.dev ## Check style, types and the Dockerfile
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/lint-imports
 	.venv/bin/hadolint Dockerfile
 	@echo "lint: clean"
 

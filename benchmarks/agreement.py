@@ -17,7 +17,6 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from benchmarks import bare  # noqa: F401
 from benchmarks.engine import machine
 from demo.evaluate import CHECKPOINT, evaluation_samples, load_checkpoint
 from executor.checkpoints import loading as checkpoints
@@ -89,7 +88,7 @@ def _answers(model: Blip2Model, asked: list[Any], way: GenerationOptions, batch:
             Question(decoder(_encoded(picture)), model.tokenize(prompt), way.canonical())
             for picture, prompt in asked[start : start + batch]
         ]
-        answers += engine.run(engine.prepare(questions))
+        answers += engine.run(engine.collate(questions))
     return answers
 
 

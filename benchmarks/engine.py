@@ -30,15 +30,15 @@ import torch
 import transformers
 from PIL import Image
 
-from benchmarks import bare  # noqa: F401
 from benchmarks.architectures import ARCHITECTURES, build
 from benchmarks.roofline import Peaks, ideal, measure_peaks
 from executor.checkpoints import loading as checkpoints
 from executor.model.blip2 import Blip2Model
-from executor.model.engine import BatchReport, Engine, PreparedBatch, Question
+from executor.model.engine import CollatedBatch, Engine, Question
 from executor.model.warmup import warm_up
 from executor.questions.options import GenerationOptions
 from executor.scheduling.batcher import Batcher
+from executor.telemetry.observer import BatchReport
 
 PROMPT = "Question: how many cats are there? Answer:"
 
@@ -65,13 +65,13 @@ class Bench:
     def alone(self, batch: int, seconds: float) -> dict[str, float]:
         """Medians over as many batches as fit into `seconds`."""
         questions = self.questions[:batch]
-        self.engine.run(self.engine.prepare(questions))
+        self.engine.run(self.engine.collate(questions))
         self.reports.clear()
         took: list[float] = []
         until = time.perf_counter() + seconds
         while len(took) < 3 or time.perf_counter() < until:
             started = time.perf_counter()
-            self.engine.run(self.engine.prepare(questions))
+            self.engine.run(self.engine.collate(questions))
             took.append(time.perf_counter() - started)
         times = [report.times for report in self.reports]
         return {
@@ -83,9 +83,7 @@ class Bench:
 
     def stream(self, batch: int, seconds: float) -> float:
         """Documents per second."""
-        batcher: Batcher[Question, PreparedBatch, str] = Batcher(
-            self.engine.prepare, self.engine.run, batch, 0.0, 10**6
-        )
+        batcher: Batcher[Question, CollatedBatch, str] = Batcher(self.engine.collate, self.engine.run, batch, 0.0)
         waiting: list[Future[str]] = [batcher.submit(each) for each in self.questions[:batch] * 4]
         done, started = 0, time.perf_counter()
         until = started + seconds

@@ -40,12 +40,12 @@ def measure(model: Path, rows: list[list[str]], seconds: float) -> dict[str, flo
     questions = [question(place) for place in range(len(rows))]
     batches = [range(first, first + BATCH) for first in range(0, len(rows) - BATCH + 1, BATCH)]
     for batch in batches[:4]:
-        engine.run(engine.prepare([questions[place] for place in batch]))
+        engine.run(engine.collate([questions[place] for place in batch]))
     answered = wrong = 0
     start = time.perf_counter()
     while time.perf_counter() < start + seconds:
         for batch in batches:
-            got = engine.run(engine.prepare([questions[place] for place in batch]))
+            got = engine.run(engine.collate([questions[place] for place in batch]))
             answered += len(got)
             wrong += sum(answer != answers[place] for answer, place in zip(got, batch, strict=True))
     rate = answered / (time.perf_counter() - start)
@@ -54,7 +54,7 @@ def measure(model: Path, rows: list[list[str]], seconds: float) -> dict[str, flo
         begun = time.perf_counter()
         asked = question(place)
         decoding.append((time.perf_counter() - begun) * 1000)
-        engine.run(engine.prepare([asked]))
+        engine.run(engine.collate([asked]))
         lone.append((time.perf_counter() - begun) * 1000)
     return {
         "answers_per_s": rate,

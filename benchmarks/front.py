@@ -23,17 +23,17 @@ import grpc
 import numpy as np
 from PIL import Image
 
-from benchmarks import bare  # noqa: F401
 from benchmarks.architectures import ARCHITECTURES, build
 from benchmarks.engine import PROMPT, machine
 from executor.checkpoints import loading as checkpoints
 from executor.model.blip2 import Blip2Model
-from executor.model.engine import BatchReport, Engine, PreparedBatch, Question
+from executor.model.engine import CollatedBatch, Engine, Question
 from executor.model.warmup import warm_up
 from executor.pictures.decoding import Decoder
 from executor.pictures.limits import ImageLimits
 from executor.questions.options import GenerationOptions
 from executor.scheduling.batcher import Batcher
+from executor.telemetry.observer import BatchReport
 
 METHOD = "/blip2/Ask"
 LIMITS = [("grpc.max_receive_message_length", 2**26)]
@@ -52,7 +52,7 @@ async def serve(options: argparse.Namespace) -> None:
     warm_up(model, options.compile, options.batch, way, lambda line: print(line, file=sys.stderr))
     reports: list[BatchReport] = []
     engine = Engine(model, 0, reports.append)
-    batcher: Batcher[Question, PreparedBatch, str] = Batcher(engine.prepare, engine.run, options.batch, 0.002, 10**6)
+    batcher: Batcher[Question, CollatedBatch, str] = Batcher(engine.collate, engine.run, options.batch, 0.002)
     decoder = Decoder(model.image_size, model.resample, ImageLimits())
     pool = ThreadPoolExecutor(os.cpu_count())
     token_ids = model.tokenize(PROMPT)

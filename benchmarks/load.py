@@ -73,7 +73,9 @@ def preparing(model: Path, output: Path, cold: bool, dtype: str) -> dict[str, fl
 def imports_s() -> float:
     """Seconds to import the service in a new process."""
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import executor.__main__"], cwd=ROOT, check=True)
+    subprocess.run(
+        [sys.executable, "-c", "import executor.jina_adapter, executor.server.process"], cwd=ROOT, check=True
+    )
     return time.perf_counter() - started
 
 
@@ -101,10 +103,10 @@ def verify_s(folder: Path, cold: bool) -> float:
 
 _LOADING = """
 import sys, time
-from executor.checkpoints import loading as checkpoint
+from executor.checkpoints import loading
 model, dtype = sys.argv[1:]
 started = time.perf_counter(), time.process_time()
-checkpoint.load(model, dtype=dtype)
+loading.load(model, dtype=dtype)
 print(time.perf_counter() - started[0], time.process_time() - started[1])
 """
 

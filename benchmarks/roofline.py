@@ -12,7 +12,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Blip2ForConditionalGeneration
 
-from benchmarks import bare  # noqa: F401
 from executor.checkpoints.loading import Checkpoint
 from executor.model.t5 import T5
 from executor.model.vision import Vision

@@ -56,8 +56,7 @@ _IMPORTS_S = 5.0
 """About what the load generator takes to begin."""
 _DEPLOYMENT = """
 import signal, sys
-from jina import Deployment
-import executor
+from executor import Deployment
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 with Deployment(uses=sys.argv[1], port=int(sys.argv[2]), replicas=int(sys.argv[3])) as deployment:
     deployment.block()

@@ -1,6 +1,6 @@
 """`python -m demo.gateway --port 54321 10.0.0.1:54321 10.0.0.2:54321`: services of several hosts behind one port.
 
-Importing `executor` mends the gateway: it sends each request to the service with the fewest in flight, leaves out those
+This gateway is Jina's, mended: it sends each request to the service with the fewest in flight, leaves out those
 that do not serve, and tries elsewhere what a service that went away had not answered.
 """
 
@@ -10,9 +10,7 @@ import argparse
 import signal
 import sys
 
-from jina import Flow
-
-import executor  # noqa: F401
+from executor import Flow
 
 
 def main() -> None:

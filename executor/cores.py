@@ -25,7 +25,7 @@ def available(membership: Path = _MEMBERSHIP, mounts: Path = _MOUNTS) -> int:
 
 
 def share(replicas: int) -> int:
-    """The cores of one of several replicas on this host; at least 1."""
+    """Returns the cores of one of several replicas on this host; at least 1."""
     return max(1, available() // replicas)
 
 

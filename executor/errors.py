@@ -9,7 +9,7 @@ from enum import Enum
 
 
 class ErrorCode(str, Enum):
-    """Stable codes: clients may compare them. The README says for each whether to fix the input or to try again."""
+    """Names every error that a client can see. Stable: clients may compare them; docs/errors.md says what to do."""
 
     # The picture
     NO_IMAGE = "NO_IMAGE"
@@ -40,7 +40,7 @@ class ErrorCode(str, Enum):
 
 
 class RequestError(Exception):
-    """One document's fault. `str()` of it is what the client reads.
+    """Says what is wrong with one document. `str()` of it is what the client reads.
 
     Args:
         code: the cause.
@@ -53,4 +53,4 @@ class RequestError(Exception):
 
 
 class StartupError(Exception):
-    """The service cannot start as configured. The message names the setting and what to do."""
+    """Says why the service cannot start as configured. The message names the setting and what to do."""

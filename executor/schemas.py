@@ -10,15 +10,16 @@ from docarray import BaseDoc
 from docarray.proto import DocProto
 from pydantic import ValidationError
 
-from executor.validation import explain
+from executor.validation import describe_to_client
 
 
 class ImagePrompt(BaseDoc):
-    """A picture and what is asked of it.
+    """Holds a picture and what is asked of it.
 
     `img` is an `http(s)://` URL or a `data:` URI; `img_bytes`, an encoded picture (JPEG, PNG, ...), wins over it. The
-    generation options are those of `executor.questions.options.GenerationOptions`; where they are set, they win over the
-    request's `parameters` and the service's defaults. `preset`, a name of `executor.questions.presets.PRESETS`, replaces both.
+    generation options are those of `executor.questions.options.GenerationOptions` (a test holds them equal); where they
+    are set, they win over the request's `parameters` and the service's defaults. `preset`, a name of
+    `executor.questions.presets.PRESETS`, replaces both.
     """
 
     # Optional, so that a missing field becomes this document's error and not the whole request's.
@@ -41,7 +42,7 @@ class ImagePrompt(BaseDoc):
 
     @classmethod
     def from_protobuf(cls, pb_msg: DocProto) -> "ImagePrompt":
-        """A document of the wire; an `UnreadablePrompt` where it is none, so that only this document fails."""
+        """Reads a document of the wire; an `UnreadablePrompt` where it is none, so that only this document fails."""
         # Not DocArray's own, which checks a client's `ImageUrl` again with this machine's MIME table: in slim
         # containers a `.webp` URL would fail the request. What is a picture, its bytes decide.
         fields: dict[str, Any] = {}
@@ -53,11 +54,11 @@ class ImagePrompt(BaseDoc):
             return cls(**fields)
         except ValidationError as error:
             known = {"id": fields["id"]} if isinstance(fields.get("id"), str) else {}
-            return UnreadablePrompt(**known, fault=explain(error))
+            return UnreadablePrompt(**known, fault=describe_to_client(error))
 
 
 class UnreadablePrompt(ImagePrompt):
-    """What a client sent that is no `ImagePrompt`.
+    """Holds what a client sent that is no `ImagePrompt`.
 
     `fault` says why, in one line and without the client's own values.
     """
@@ -66,7 +67,7 @@ class UnreadablePrompt(ImagePrompt):
 
 
 class Response(BaseDoc):
-    """The answer to one `ImagePrompt`, under the same `id`.
+    """Holds the answer to one `ImagePrompt`, under the same `id`.
 
     Either `answer` is the model's text and `error` is empty, or `answer` is empty and `error` is
     `CODE: what is wrong and what to do`, with a code of `executor.errors.ErrorCode`.

@@ -6,14 +6,13 @@ the start with an error that names it.
 """
 
 import dataclasses
-import inspect
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, create_model, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from executor.errors import RequestError, StartupError
@@ -21,10 +20,9 @@ from executor.pictures.addresses import AddressPolicy
 from executor.pictures.decoding import PILLOW_MAX_PIXELS
 from executor.pictures.limits import ImageLimits
 from executor.pictures.local_files import LocalFiles
-from executor.questions import options as generation
-from executor.questions.options import OPTION_NAMES
+from executor.questions.options import OPTION_NAMES, GenerationOptions
 from executor.questions.presets import PRESETS, Generation, PresetName
-from executor.wrong_settings import invalid, is_origin, unknown_name
+from executor.validation import describe_setting, describe_unknown, is_origin
 
 ENV_PREFIX = "BLIP2_"
 _MOST_THREADS = 512
@@ -33,10 +31,24 @@ _NEVER_EMPTY = ("auth_tokens", "auth_tokens_file", "tls_cert", "tls_key", "tls_c
 """A secret that was meant to be set, and is not, must not open the service."""
 
 
-class Settings(BaseSettings):
-    """The `with:` keys of config.yml.
+if TYPE_CHECKING:
+    _GenerationDefaults = BaseSettings
+else:
+    _GenerationDefaults = create_model(
+        "_GenerationDefaults",
+        __base__=BaseSettings,
+        **{
+            name: (field.annotation | None, FieldInfo.merge_field_infos(field, default=None))
+            for name, field in GenerationOptions.model_fields.items()
+        },
+    )
 
-    Those of `GenerationOptions` change the preset for every document; where they are None, the preset's value counts.
+
+class Settings(_GenerationDefaults):
+    """Holds every setting: the `with:` keys of config.yml.
+
+    Beside what stands here there are the fields of `GenerationOptions`, which change the preset for every document;
+    where they are None, the preset's value counts.
     """
 
     model_config = SettingsConfigDict(
@@ -67,17 +79,6 @@ class Settings(BaseSettings):
     )
     preset: PresetName = Field(default="article", description="how documents are answered unless they say otherwise")
     prompt_template: str | None = Field(default=None, description="what a bare question is put into, at its {}")
-    max_new_tokens: generation.MaxNewTokens | None = None
-    min_new_tokens: generation.MinNewTokens | None = None
-    num_beams: generation.NumBeams | None = None
-    length_penalty: generation.LengthPenalty | None = None
-    repetition_penalty: generation.RepetitionPenalty | None = None
-    no_repeat_ngram_size: generation.NoRepeatNgramSize | None = None
-    do_sample: generation.DoSample | None = None
-    temperature: generation.Temperature | None = None
-    top_p: generation.TopP | None = None
-    top_k: generation.TopK | None = None
-    seed: generation.Seed | None = None
     max_prompt_tokens: int = Field(default=512, ge=1, le=2048, description="longest prompt, in tokens")
     max_queue: int = Field(
         default=1024, ge=1, description="documents in the service at a time, from their pictures to their answers"
@@ -232,7 +233,7 @@ class Settings(BaseSettings):
         return entries
 
     def image_limits(self) -> ImageLimits:
-        """What concerns pictures alone."""
+        """Returns the settings that concern pictures alone."""
         return ImageLimits(**{field.name: getattr(self, field.name) for field in dataclasses.fields(ImageLimits)})
 
     @model_validator(mode="after")
@@ -258,14 +259,14 @@ class Settings(BaseSettings):
         return self
 
     def generation(self) -> Generation:
-        """How a document is answered that chooses nothing."""
+        """Returns how a document is answered that chooses nothing."""
         changes = {name: value for name in OPTION_NAMES if (value := getattr(self, name)) is not None}
         chosen = PRESETS[self.preset].merged(changes)
         return chosen if self.prompt_template is None else chosen._replace(prompt_template=self.prompt_template)
 
     @classmethod
     def resolve(cls, configured: dict[str, Any]) -> "Settings":
-        """The settings in force: `configured` (from `with:` and `uses_with=`) with the environment on top.
+        """Resolves the settings in force: `configured` (from `with:` and `uses_with=`) with the environment on top.
 
         Raises:
             StartupError: an unknown or invalid setting; the message names it and the nearest known one.
@@ -276,38 +277,24 @@ class Settings(BaseSettings):
         unknown = [name for name in configured if name not in cls.model_fields]
         if unknown:
             raise StartupError(
-                "; ".join(unknown_name(name, f"setting '{name}'", list(cls.model_fields)) for name in unknown)
+                "; ".join(describe_unknown(name, f"setting '{name}'", list(cls.model_fields)) for name in unknown)
             )
         try:
             return cls(**(configured | EnvSettingsSource(cls)()))
         except ValidationError as error:
-            raise StartupError("; ".join(invalid(finding, ENV_PREFIX) for finding in error.errors())) from None
+            raise StartupError("; ".join(describe_setting(finding, ENV_PREFIX) for finding in error.errors())) from None
 
     @classmethod
     def unknown_environment(cls) -> list[str]:
-        """A warning for every `BLIP2_*` variable that no setting reads.
+        """Returns a warning for every `BLIP2_*` variable that no setting reads.
 
         Not an error: Kubernetes sets `BLIP2_PORT` and the like in every pod beside a service named `blip2`.
         """
         known = {f"{ENV_PREFIX}{name.upper()}" for name in cls.model_fields}
         return [
-            unknown_name(name.removeprefix(ENV_PREFIX).lower(), f"environment variable {name}", list(cls.model_fields))
+            describe_unknown(
+                name.removeprefix(ENV_PREFIX).lower(), f"environment variable {name}", list(cls.model_fields)
+            )
             for name in sorted(os.environ)
             if name.startswith(ENV_PREFIX) and name not in known
         ]
-
-
-def keywords_from_settings(init: Callable[..., None]) -> Callable[..., None]:
-    """Show the settings as keywords in the signature of `init`, which takes them as `**settings`.
-
-    Jina reads the signature to tell known `with:` keys from unknown ones, and notebooks read it for completion.
-    """
-    signature = inspect.signature(init)
-    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    catch_all = [p for p in signature.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
-    settings = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.annotation)
-        for name, field in Settings.model_fields.items()
-    ]
-    init.__signature__ = signature.replace(parameters=[*own, *settings, *catch_all])  # type: ignore[attr-defined]
-    return init

@@ -9,6 +9,7 @@ from docarray import BaseDoc, DocList
 from docarray.typing import ImageBytes, ImageUrl
 
 from executor import ErrorCode, ImagePrompt, Response
+from executor.questions.options import GenerationOptions
 from executor.schemas import UnreadablePrompt
 
 
@@ -115,3 +116,10 @@ def test_fields_that_the_service_does_not_know_are_passed_over():
 
 def test_every_code_is_its_own_name():
     assert {code.name: code.value for code in ErrorCode} == {code.name: code.name for code in ErrorCode}
+
+
+def test_a_document_has_a_field_for_each_generation_option_and_for_nothing_else():
+    own = {"id", "img", "img_bytes", "prompt", "preset"}
+    fields = {name: field.annotation for name, field in ImagePrompt.model_fields.items() if name not in own}
+    declared = {name: field.annotation for name, field in GenerationOptions.model_fields.items()}
+    assert fields == {name: annotation | None for name, annotation in declared.items()}  # type: ignore[operator]

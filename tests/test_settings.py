@@ -1,4 +1,5 @@
 import inspect
+from typing import Any
 
 import pytest
 import yaml
@@ -6,6 +7,7 @@ import yaml
 from demo.service import ROOT
 from executor import Blip2Executor
 from executor.errors import StartupError
+from executor.jina_adapter.endpoints import NAMES
 from executor.questions.presets import PRESETS
 from executor.scheduling.dynamic_batching import BatchingOptions
 from executor.settings import Settings
@@ -20,7 +22,7 @@ def test_config_yml_lists_every_setting_with_its_default():
 
 
 def test_config_yml_has_the_default_batching_for_the_vqa_endpoint():
-    assert BatchingOptions.resolve(CONFIG["dynamic_batching"]) == BatchingOptions()
+    assert BatchingOptions.resolve(CONFIG["dynamic_batching"], NAMES) == BatchingOptions()
 
 
 def test_the_executor_has_every_setting_as_a_keyword():
@@ -30,7 +32,7 @@ def test_the_executor_has_every_setting_as_a_keyword():
 def test_the_environment_wins_over_configured_values(monkeypatch):
     monkeypatch.setenv("BLIP2_NUM_BEAMS", "3")
     monkeypatch.setenv("BLIP2_MODEL", "somewhere/else")
-    settings = Settings.resolve({"num_beams": 5, "max_new_tokens": 7})
+    settings: Any = Settings.resolve({"num_beams": 5, "max_new_tokens": 7})
     assert (settings.num_beams, settings.max_new_tokens, settings.model) == (3, 7, "somewhere/else")
 
 
@@ -116,9 +118,9 @@ def test_an_unknown_variable_is_warned_about_and_not_fatal(monkeypatch):
 
 def test_batching_accepts_every_name_of_the_endpoint_and_the_last_counts():
     for name in ("/vqa", "/default", "/", "vqa"):
-        assert BatchingOptions.resolve({name: {"preferred_batch_size": 7}}).preferred_batch_size == 7
+        assert BatchingOptions.resolve({name: {"preferred_batch_size": 7}}, NAMES).preferred_batch_size == 7
     both = {"/vqa": {"preferred_batch_size": 16, "timeout": 5}, "/default": {"preferred_batch_size": 3}}
-    assert BatchingOptions.resolve(both) == BatchingOptions(preferred_batch_size=3)
+    assert BatchingOptions.resolve(both, NAMES) == BatchingOptions(preferred_batch_size=3)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +136,7 @@ def test_batching_accepts_every_name_of_the_endpoint_and_the_last_counts():
 )
 def test_a_mistake_in_dynamic_batching_is_an_error_that_names_it(configured, message):
     with pytest.raises(StartupError, match=message):
-        BatchingOptions.resolve(configured)
+        BatchingOptions.resolve(configured, NAMES)
 
 
 @pytest.mark.parametrize("name", ["BLIP2_AUTH_TOKENS", "BLIP2_AUTH_TOKENS_FILE", "BLIP2_TLS_CERT"])

@@ -6,20 +6,28 @@ the beginning of its picture's content key, so that who asked can tell that it i
 
 import os
 import time
+from typing import Any
 
-from executor.jina_adapter import executor
-from executor.model.engine import Engine, PreparedBatch
+from executor import Blip2Executor
+from executor.model.engine import CollatedBatch
+from executor.service import AnswerEngine
 
 
-class _SleepingEngine(Engine):
-    def run(self, batch: PreparedBatch) -> list[str]:
+class _SleepingEngine:
+    def __init__(self, engine: AnswerEngine) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def run(self, batch: CollatedBatch) -> list[str]:
         per_batch, per_document = (float(os.environ[f"SLEEP_{name}_MS"]) for name in ("BATCH", "DOCUMENT"))
         time.sleep((per_batch + per_document * len(batch.keys)) / 1000)
         return [key.hex()[:16] for key in batch.keys]
 
 
-class SleepingExecutor(executor.Blip2Executor):
+class SleepingExecutor(Blip2Executor):
     """As the Executor otherwise."""
 
-
-executor.Engine = _SleepingEngine  # type: ignore[attr-defined]  # this module is only ever loaded by a service of its own
+    def load_engine(self, *parts: Any) -> Any:
+        return _SleepingEngine(super().load_engine(*parts))

@@ -4,10 +4,7 @@ Weights have the dtype in which the service would hold them, so that a float32 c
 not at each start. The copy appears whole, under its final name, or not at all.
 """
 
-import argparse
 import os
-import signal
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,27 +20,6 @@ from executor.errors import StartupError
 
 SHARD_BYTES = 2_000_000_000
 """Most bytes of a file of weights: small enough for every file system, and checked one in each thread at start."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Those of the sub-command."""
-    parser.add_argument("--model", required=True, help="checkpoint: hub id or local directory")
-    parser.add_argument("--revision", default="main", help="branch, tag or commit (default: %(default)s)")
-    parser.add_argument("--dtype", default="float16", help=f"{', '.join(DTYPES)} (default: %(default)s)")
-    parser.add_argument("--output", type=Path, required=True, help="directory to write; must not exist, or be empty")
-
-
-def run(options: argparse.Namespace) -> int:
-    """Prepares as the command line says. Returns the exit status: 0, or 1 with one line that says why."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _: sys.exit(128 + received))  # an exception, so that it cleans up
-    try:
-        prepare(options.model, options.output, options.revision, options.dtype)
-    except StartupError as error:
-        print(f"blip2: cannot prepare: {error}", file=sys.stderr)
-        return 1
-    print(f"blip2: prepared {options.output}; serve it with BLIP2_MODEL={options.output} BLIP2_DTYPE={options.dtype}")
-    return 0
 
 
 def prepare(model: str, output: Path, revision: str = "main", dtype: str = "float16") -> None:

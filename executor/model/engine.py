@@ -1,10 +1,9 @@
 """A batch of questions on its way to its answers: the host's part, then the device's.
 
-Knows the model and the cache of features; knows nothing of Jina, of documents or of queues. What can go wrong with a
-device becomes a `RequestError` here.
+Knows the model and the cache of features; knows nothing of documents or of queues. What can go wrong with a device
+becomes a `RequestError` here.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -15,17 +14,16 @@ from executor.errors import ErrorCode, RequestError
 from executor.model.blip2 import Blip2Model
 from executor.model.buffers import Prompts
 from executor.model.feature_cache import FeatureCache, content_key
-from executor.model.stopwatch import StageTimes, Stopwatch
+from executor.model.stopwatch import Stopwatch
 from executor.questions.options import GenerationOptions
-
-_log = logging.getLogger(__name__)
+from executor.telemetry.observer import BatchReport
 
 Work = TypeVar("Work")
 Outcome = TypeVar("Outcome")
 
 
 class Question(NamedTuple):
-    """A picture (uint8 tensor of shape (3, height, width)), a tokenised prompt and how to answer.
+    """Holds a picture (uint8 tensor of shape (3, height, width)), a tokenised prompt and how to answer.
 
     `document` says whose it is, to whoever observes batches.
     """
@@ -37,8 +35,8 @@ class Question(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PreparedBatch:
-    """Questions as the device takes them.
+class CollatedBatch:
+    """Holds questions as the device takes them.
 
     Attributes:
         keys: the content key of each question's picture.
@@ -57,31 +55,14 @@ class PreparedBatch:
     seeds: list[int | None]
 
 
-@dataclass(frozen=True)
-class BatchReport:
-    """What a batch was and how long it took.
-
-    Attributes:
-        documents: answered.
-        encoded: pictures that were in no cache.
-        times: of its stages on the device.
-    """
-
-    documents: int
-    encoded: int
-    times: StageTimes
-
-
 class Engine:
     """Answers questions in batches.
 
     Args:
         model: the checkpoint on its device.
         feature_cache_bytes: most bytes of image features kept on the device; 0 keeps none.
-        on_batch: told of each batch that was answered, on the thread of `run`. What it raises is logged, once.
-
-    Attributes:
-        features: the cache; its counters may be read from any thread.
+        on_batch: told of each batch that was answered, on the thread of `run`; must not raise.
+        compile: what warming the model up came to, see `executor.model.warmup`.
     """
 
     def __init__(
@@ -89,14 +70,43 @@ class Engine:
         model: Blip2Model,
         feature_cache_bytes: int,
         on_batch: Callable[[BatchReport], None] = lambda _: None,
+        compile: str = "off",
     ) -> None:
         self._model = model
         self._on_batch = on_batch
-        self._report_failed = False
-        self.features = FeatureCache(feature_cache_bytes)
+        self._compile = compile
+        self._feature_cache = FeatureCache(feature_cache_bytes)
 
-    def prepare(self, questions: Sequence[Question]) -> PreparedBatch:
-        """The host's part: hashes, stacks, pads, copies to the device. May run beside `run`.
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Returns (height, width) in pixels of the pictures in questions."""
+        return self._model.image_size
+
+    @property
+    def resample(self) -> int:
+        """Returns Pillow's filter with which pictures are resized."""
+        return self._model.resample
+
+    @property
+    def cache_hits(self) -> int:
+        """Counts the questions whose picture had not to be encoded. To be read on any thread."""
+        return self._feature_cache.hits
+
+    @property
+    def cache_misses(self) -> int:
+        """Counts the pictures encoded. To be read on any thread."""
+        return self._feature_cache.misses
+
+    def tokenize(self, prompt: str) -> list[int]:
+        """Returns the token ids of a prompt. One thread at a time, beside `run`'s.
+
+        Raises:
+            RequestError: `PROMPT_TOO_LONG`.
+        """
+        return self._model.tokenize(prompt)
+
+    def collate(self, questions: Sequence[Question]) -> CollatedBatch:
+        """Does the host's part: hashes, stacks, pads, copies to the device. May run beside `run`.
 
         Args:
             questions: with equal `batch_key`.
@@ -104,21 +114,45 @@ class Engine:
         Raises:
             RequestError: as `run`.
         """
-        return self._guard(self._prepare, questions)
+        return self._guard(self._collate, questions)
 
-    def run(self, batch: PreparedBatch) -> list[str]:
-        """The device's part: one answer per question. Always on the same thread.
+    def run(self, batch: CollatedBatch) -> list[str]:
+        """Does the device's part: returns one answer per question. Always on the same thread.
 
         Raises:
-            RequestError: `OUT_OF_MEMORY`, after which memory has been freed and a smaller batch may succeed;
+            RequestError: `OUT_OF_MEMORY`, after which a smaller batch may succeed once `recover` was called;
                 `MODEL_FAILED`, after which the others of the batch may; `DEVICE_LOST`, after which nothing will.
         """
         return self._guard(self._run, batch)
 
-    def _prepare(self, questions: Sequence[Question]) -> PreparedBatch:
+    def recover(self, error: Exception) -> None:
+        """Frees memory where its lack made a batch fail. On the thread of `run` alone, which uses what is freed.
+
+        Args:
+            error: what `collate` or `run` raised.
+        """
+        if isinstance(error, RequestError) and error.code is ErrorCode.OUT_OF_MEMORY:
+            self._feature_cache.clear()
+            if self._model.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def describe(self) -> dict[str, str]:
+        """Says what answers: `device`, `dtype` and `compile`."""
+        device = self._model.device
+        return {
+            "device": str(device),
+            "dtype": str(self._model.dtype).removeprefix("torch."),
+            "compile": self._compile,
+        }
+
+    def device_memory(self) -> tuple[Callable[[], int], Callable[[], int]] | None:
+        """Returns what tells the bytes that PyTorch holds on the device, and all that there are; None on a CPU."""
+        return self._model.memory()
+
+    def _collate(self, questions: Sequence[Question]) -> CollatedBatch:
         keys = [content_key(question.pixels) for question in questions]
         distinct = dict(zip(keys, (question.pixels for question in questions), strict=True))
-        return PreparedBatch(
+        return CollatedBatch(
             keys,
             self._model.upload_pictures(list(distinct.values())),
             {key: row for row, key in enumerate(distinct)},
@@ -127,7 +161,7 @@ class Engine:
             [question.options.seed for question in questions],
         )
 
-    def _run(self, batch: PreparedBatch) -> list[str]:
+    def _run(self, batch: CollatedBatch) -> list[str]:
         stopwatch = Stopwatch(self._model.device)
 
         def encode(keys: list[bytes]) -> torch.Tensor:
@@ -136,19 +170,11 @@ class Engine:
             with stopwatch.measure("encode"):
                 return self._model.encode_images(pixels)
 
-        encoded = self.features.misses
-        features = self.features.get(batch.keys, encode)
+        encoded = self.cache_misses
+        features = self._feature_cache.get(batch.keys, encode)
         answers = self._model.generate(features, batch.prompts, batch.options, batch.seeds, stopwatch)
-        self._report(BatchReport(len(answers), self.features.misses - encoded, stopwatch.read()))
+        self._on_batch(BatchReport(len(answers), self.cache_misses - encoded, stopwatch.read()))
         return answers
-
-    def _report(self, report: BatchReport) -> None:
-        try:
-            self._on_batch(report)
-        except Exception:  # noqa: BLE001 - who is told of a batch must not cost it
-            if not self._report_failed:
-                _log.exception("on_batch failed; further failures of it are not logged")
-            self._report_failed = True
 
     def _guard(self, work: Callable[[Work], Outcome], on: Work) -> Outcome:
         try:
@@ -159,9 +185,6 @@ class Engine:
             if not _is_out_of_memory(error):
                 raise
         # Only here are the exception and, with its frames, the tensors of the failed attempt gone.
-        self.features.clear()
-        if self._model.device.type == "cuda":
-            torch.cuda.empty_cache()
         raise RequestError(
             ErrorCode.OUT_OF_MEMORY,
             "the device's memory is too small for this document; ask for fewer beams or tokens, or try later.",
@@ -169,7 +192,7 @@ class Engine:
 
 
 def batch_key(question: Question) -> GenerationOptions:
-    """Questions with equal keys may travel in one batch: every row has random numbers of its own."""
+    """Returns equal keys for questions that may travel in one batch: every row has random numbers of its own."""
     return question.options.model_copy(update={"seed": None})
 
 

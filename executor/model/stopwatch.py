@@ -3,27 +3,10 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import torch
 
-
-class StageTimes(NamedTuple):
-    """Of one batch.
-
-    Attributes:
-        encode_s: seconds of encoding pictures; 0 where all of them came from the cache.
-        prefill_s: seconds of encoding prompts.
-        decode_s: seconds of all steps of the answers.
-        steps: of the answers, one token each.
-        tokens: of all answers together, their ends among them, without padding.
-    """
-
-    encode_s: float
-    prefill_s: float
-    decode_s: float
-    steps: int
-    tokens: int
+from executor.telemetry.observer import StageTimes
 
 
 class Stopwatch:

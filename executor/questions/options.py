@@ -1,37 +1,24 @@
-"""Generation options: validated, hashable, with defaults.
+"""Generation options: validated, hashable, with defaults. The one place where an option is declared.
 
-One `GenerationOptions` is what a client may choose for a document. Documents with equal options travel in one batch,
-so options are put into a canonical form: what has no effect does not split a batch.
+One `GenerationOptions` is what a client may choose for a document. Settings of the same names are derived from it, and
+tests hold documents on the wire, config.yml and the documentation equal to it. Documents with equal options travel in
+one batch, so options are put into a canonical form: what has no effect does not split a batch.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from executor.errors import ErrorCode, RequestError
-from executor.validation import explain
+from executor.validation import describe_to_client
 
 MOST_NEW_TOKENS = 256
-"""In one answer. It bounds what a document can cost."""
-
-MaxNewTokens = Annotated[int, Field(ge=1, le=MOST_NEW_TOKENS, description="longest answer, in tokens")]
-MinNewTokens = Annotated[int, Field(ge=0, le=MOST_NEW_TOKENS, description="shortest answer, in tokens")]
-NumBeams = Annotated[int, Field(ge=1, le=16, description="beams of the search; 1 is greedy")]
-LengthPenalty = Annotated[
-    float, Field(ge=-10, le=10, description="with beams: above 0 favours long answers, below 0 short ones")
-]
-RepetitionPenalty = Annotated[float, Field(ge=0.1, le=10, description="above 1 discourages repetition")]
-NoRepeatNgramSize = Annotated[int, Field(ge=0, le=20, description="n-grams of this size occur once; 0 is off")]
-DoSample = Annotated[bool, Field(description="draw tokens at random instead of taking the likeliest")]
-Temperature = Annotated[float, Field(ge=0.01, le=10, description="sampling: flatness of the distribution")]
-TopP = Annotated[float, Field(gt=0, le=1, description="sampling: only the likeliest with this mass")]
-TopK = Annotated[int, Field(ge=1, le=1000, description="sampling: only this many likeliest")]
-Seed = Annotated[int, Field(ge=0, lt=2**31, description="sampling: makes the answer repeatable")]
+"""In one answer: it bounds what a document can cost."""
 
 
 class GenerationOptions(BaseModel):
-    """How an answer is generated. The defaults are those of the original article: greedy, at most 20 new tokens.
+    """Says how an answer is generated. The defaults are those of the original article: greedy, at most 20 new tokens.
 
     The meaning of each option is that of transformers' `GenerationConfig`. The ranges bound what one document can cost.
     Sampling is on where `do_sample` says so, or where it says nothing and `temperature`, `top_p` or `top_k` is given.
@@ -39,17 +26,26 @@ class GenerationOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    max_new_tokens: MaxNewTokens = 20
-    min_new_tokens: MinNewTokens = 0
-    num_beams: NumBeams = 1
-    length_penalty: LengthPenalty = 1.0
-    repetition_penalty: RepetitionPenalty = 1.0
-    no_repeat_ngram_size: NoRepeatNgramSize = 0
-    do_sample: DoSample | None = None
-    temperature: Temperature | None = None
-    top_p: TopP | None = None
-    top_k: TopK | None = None
-    seed: Seed | None = None
+    max_new_tokens: int = Field(default=20, ge=1, le=MOST_NEW_TOKENS, description="longest answer, in tokens")
+    min_new_tokens: int = Field(default=0, ge=0, le=MOST_NEW_TOKENS, description="shortest answer, in tokens")
+    num_beams: int = Field(default=1, ge=1, le=16, description="beams of the search; 1 is greedy")
+    length_penalty: float = Field(
+        default=1.0, ge=-10, le=10, description="with beams: above 0 favours long answers, below 0 short ones"
+    )
+    repetition_penalty: float = Field(default=1.0, ge=0.1, le=10, description="above 1 discourages repetition")
+    no_repeat_ngram_size: int = Field(default=0, ge=0, le=20, description="n-grams of this size occur once; 0 is off")
+    do_sample: bool | None = Field(
+        default=None,
+        description="draw tokens at random; unset: where `temperature`, `top_p` or `top_k` is given",
+    )
+    temperature: float | None = Field(default=None, ge=0.01, le=10, description="sampling: flatter above 1")
+    top_p: float | None = Field(
+        default=None, gt=0, le=1, description="sampling: only the likeliest tokens with this mass"
+    )
+    top_k: int | None = Field(default=None, ge=1, le=1000, description="sampling: only this many likeliest tokens")
+    seed: int | None = Field(
+        default=None, ge=0, lt=2**31, description="sampling: makes the answer repeatable, alone and in any batch"
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> "GenerationOptions":
@@ -61,13 +57,13 @@ class GenerationOptions(BaseModel):
 
     @property
     def samples(self) -> bool:
-        """Whether tokens are drawn at random."""
+        """Tells whether tokens are drawn at random."""
         if self.do_sample is not None:
             return self.do_sample
         return any(value is not None for value in (self.temperature, self.top_p, self.top_k))
 
     def merged(self, *overrides: Mapping[str, Any]) -> "GenerationOptions":
-        """These options with `overrides` on top, the last one winning.
+        """Returns these options with `overrides` on top, the last one winning.
 
         Raises:
             RequestError: `INVALID_OPTIONS` for an unknown name, a wrong type or a value out of range.
@@ -79,11 +75,11 @@ class GenerationOptions(BaseModel):
             return GenerationOptions(**values)
         except ValidationError as error:
             options = ", ".join(GenerationOptions.model_fields)
-            message = f"{explain(error)}. The options are: preset, {options}."
+            message = f"{describe_to_client(error)}. The options are: preset, {options}."
             raise RequestError(ErrorCode.INVALID_OPTIONS, message) from None
 
     def canonical(self) -> "GenerationOptions":
-        """Equal for options that generate the same: what has no effect here is at its default.
+        """Returns equal options for those that generate the same: what has no effect here is at its default.
 
         The last step: what has no effect now may have one once more options are merged.
         """
@@ -95,7 +91,7 @@ class GenerationOptions(BaseModel):
         return self.model_copy(update=without_effect)
 
     def generate_kwargs(self) -> dict[str, Any]:
-        """Arguments for transformers' `generate`, all of them explicit: a checkpoint's own defaults have no say.
+        """Returns arguments for `generate` of transformers, all of them explicit: a checkpoint has no say.
 
         Sampling is not among them: that is `executor.model.sampling`'s, on top of a greedy search.
         """

@@ -1,6 +1,6 @@
 """How much may be inside the service at a time. What comes beyond is told so at once, before it costs anything.
 
-Knows neither Jina, nor pictures, nor the model.
+Knows neither pictures nor the model.
 """
 
 import math
@@ -34,14 +34,16 @@ class Admission:
 
     @property
     def documents(self) -> int:
+        """Counts the documents in the service."""
         return self._documents
 
     @property
     def bytes(self) -> int:
+        """Sums the bytes of the requests in the service."""
         return self._bytes
 
-    def refusal(self) -> RequestError | None:
-        """What a document that comes now would be told: `OVERLOADED`; None where there is room for it."""
+    def overload(self) -> RequestError | None:
+        """Returns what a document that comes now would be told, `OVERLOADED`; None where there is room for it."""
         if self._documents < self._max_documents:
             return None
         return self._overloaded(f"{self._max_documents} documents are in the service (max_queue)")
@@ -71,8 +73,8 @@ class Admission:
         Raises:
             RequestError: `OVERLOADED`.
         """
-        if (refusal := self.refusal()) is not None:
-            raise refusal
+        if (overload := self.overload()) is not None:
+            raise overload
         self._documents += 1
         since = time.monotonic()
         try:

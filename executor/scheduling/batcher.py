@@ -1,12 +1,12 @@
-"""The queue in front of the device: work-conserving, bounded, cancellable.
+"""The queue in front of the device: work-conserving and cancellable. How much may wait, `admission` bounds.
 
 One thread owns the device. Whenever it is free, it takes the oldest waiting item and what waits with the same key, at
 most `max_batch`; only an idle device waits for company, only for company that was announced, and at most `max_wait_s`.
-Knows nothing of Jina, torch or pictures.
+Knows nothing of torch, pictures or whoever asks.
 
 Who travels together is decided as late as it can be: when the device is free. The one exception costs nobody a place:
-while the device is busy and the oldest key's items fill a whole batch, that batch is prepared on a second thread, so
-that host work overlaps the device's. No later item could have been in it. A smaller batch is prepared when the device
+while the device is busy and the oldest key's items fill a whole batch, that batch is collated on a second thread, so
+that host work overlaps the device's. No later item could have been in it. A smaller batch is collated when the device
 takes it, because while it waits it may still grow.
 """
 
@@ -23,7 +23,7 @@ from typing import Generic, TypeVar
 from executor.errors import ErrorCode, RequestError
 
 Item = TypeVar("Item")
-Prepared = TypeVar("Prepared")
+Collated = TypeVar("Collated")
 Result = TypeVar("Result")
 
 
@@ -41,7 +41,7 @@ class _Waiting(Generic[Item, Result]):
     future: "Future[Result]" = field(default_factory=Future)
 
 
-class Batcher(Generic[Item, Prepared, Result]):
+class Batcher(Generic[Item, Collated, Result]):
     """Runs items in batches on one thread.
 
     A batch that fails is run again in halves until the guilty item stands alone: its future gets the exception. An
@@ -49,11 +49,11 @@ class Batcher(Generic[Item, Prepared, Result]):
     everything submitted from then on.
 
     Args:
-        prepare: the host's part: takes items with equal keys. Runs on two threads, one call at a time on each.
-        run: the device's part: takes what `prepare` returned, returns one result for each item, in order.
+        collate: the host's part: takes items with equal keys. Runs on two threads, one call at a time on each.
+        run: the device's part: takes what `collate` returned, returns one result for each item, in order.
         max_batch: most items in one call.
         max_wait_s: the longest, in seconds, that an item waits for announced company while the device is idle.
-        max_queue: most items that wait.
+        recover: called with the error of a batch that has failed, on the thread of `run`, before anything else is done.
         on_device_lost: called once, on the batcher's thread, with the reason, after all futures have been told.
         on_batch: told, on the batcher's thread, of the items of a batch that begins, and how long in seconds each has
             waited. What it returns is around the batch until all its futures are told. Neither may raise.
@@ -61,19 +61,19 @@ class Batcher(Generic[Item, Prepared, Result]):
 
     def __init__(
         self,
-        prepare: Callable[[Sequence[Item]], Prepared],
-        run: Callable[[Prepared], Sequence[Result]],
+        collate: Callable[[Sequence[Item]], Collated],
+        run: Callable[[Collated], Sequence[Result]],
         max_batch: int,
         max_wait_s: float,
-        max_queue: int,
+        recover: Callable[[Exception], None] = lambda _: None,
         on_device_lost: Callable[[BaseException], None] = lambda _: None,
         on_batch: Callable[[Sequence[Item], Sequence[float]], AbstractContextManager[object]] = _unobserved,
     ) -> None:
-        self._prepare = prepare
+        self._collate = collate
         self._run = run
         self._max_batch = max_batch
         self._max_wait_s = max_wait_s
-        self._max_queue = max_queue
+        self._recover = recover
         self._on_device_lost = on_device_lost
         self._on_batch = on_batch
         # All below is guarded by `_changed`. Groups and their members are in order of arrival.
@@ -83,20 +83,20 @@ class Batcher(Generic[Item, Prepared, Result]):
         self._announced = 0
         self._numbers = itertools.count()
         self._busy = False
-        self._ahead: tuple[list[_Waiting[Item, Result]], Future[Prepared]] | None = None
-        self._refusal: tuple[ErrorCode, str] | None = None
-        self._host = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+        self._ahead: tuple[list[_Waiting[Item, Result]], Future[Collated]] | None = None
+        self._ended: tuple[ErrorCode, str] | None = None
+        self._host = ThreadPoolExecutor(1, thread_name_prefix="collate")
         self._thread = threading.Thread(target=self._loop, name="batcher", daemon=True)
         self._thread.start()
 
     @property
     def waiting(self) -> int:
-        """Items in the queue. To be read on any thread."""
+        """Counts the items in the queue. To be read on any thread."""
         return self._waiting
 
     @contextmanager
     def announced(self) -> Iterator[None]:
-        """Within it an item is on its way: others may wait for it. Nobody waits where none is."""
+        """Announces an item that is on its way: others may wait for it. Nobody waits where none is."""
         with self._changed:
             self._announced += 1
         try:
@@ -110,20 +110,15 @@ class Batcher(Generic[Item, Prepared, Result]):
         """Puts an item into the queue. A future that is cancelled before its batch starts leaves at once, never run.
 
         Raises:
-            RequestError: `OVERLOADED` where the queue is full or closed, `DEVICE_LOST` where the device is.
+            RequestError: `OVERLOADED` where the queue is closed, `DEVICE_LOST` where the device is.
         """
         with self._changed:
-            if self._refusal is not None:
-                raise RequestError(*self._refusal)
-            if self._waiting >= self._max_queue:
-                raise RequestError(
-                    ErrorCode.OVERLOADED,
-                    f"{self._max_queue} documents wait already (max_queue); try later.",
-                )
+            if self._ended is not None:
+                raise RequestError(*self._ended)
             waiting: _Waiting[Item, Result] = _Waiting(item, key, next(self._numbers), time.monotonic())
             self._groups.setdefault(key, {})[waiting.number] = waiting
             self._waiting += 1
-            self._prepare_ahead()
+            self._collate_ahead()
             self._changed.notify()
         waiting.future.add_done_callback(lambda _: self._leave(waiting))
         return waiting.future
@@ -131,8 +126,8 @@ class Batcher(Generic[Item, Prepared, Result]):
     def close(self) -> None:
         """Finishes the batch that runs and refuses what waits. Blocks until the threads have ended."""
         with self._changed:
-            if self._refusal is None:
-                self._refusal = (ErrorCode.OVERLOADED, "the service is shutting down; try again elsewhere.")
+            if self._ended is None:
+                self._ended = (ErrorCode.OVERLOADED, "the service is shutting down; try again elsewhere.")
             self._changed.notify()
         self._thread.join()
         self._host.shutdown()
@@ -142,41 +137,41 @@ class Batcher(Generic[Item, Prepared, Result]):
         lost: BaseException | None = None
         try:
             while True:
-                batch, prepared = self._next_batch()
+                batch, collated = self._next_batch()
                 if not batch:
                     break
                 now = time.monotonic()
                 items, waits_s = zip(*((waiting.item, now - waiting.since) for waiting in batch), strict=True)
                 with self._on_batch(items, waits_s):
-                    self._compute(batch, prepared)
+                    self._compute(batch, collated)
         except BaseException as error:  # noqa: BLE001 - the device, or this thread: either way nobody may wait for ever
             lost = error
         with self._changed:
             if lost is not None:
-                self._refusal = (ErrorCode.DEVICE_LOST, "the device failed and the service ends; try again elsewhere.")
-            assert self._refusal is not None
+                self._ended = (ErrorCode.DEVICE_LOST, "the device failed and the service ends; try again elsewhere.")
+            assert self._ended is not None
             ahead = self._ahead[0] if self._ahead is not None else []
             waiting = [waiting for group in self._groups.values() for waiting in group.values()]
         for left in (*batch, *ahead, *waiting):
             if left.future.running() or (not left.future.done() and left.future.set_running_or_notify_cancel()):
-                left.future.set_exception(RequestError(*self._refusal))
+                left.future.set_exception(RequestError(*self._ended))
         if lost is not None:
             self._on_device_lost(lost)
 
-    def _next_batch(self) -> "tuple[list[_Waiting[Item, Result]], Future[Prepared] | None]":
+    def _next_batch(self) -> "tuple[list[_Waiting[Item, Result]], Future[Collated] | None]":
         """Blocks until there is a batch, and starts it; an empty one means that the batcher is closed."""
         with self._changed:
             self._busy = False
             batch: list[_Waiting[Item, Result]] = []
             while not batch:
                 self._wait_for_work()
-                if self._refusal is not None:
+                if self._ended is not None:
                     return [], None
-                chosen, prepared = self._ahead or ([], None)
+                chosen, collated = self._ahead or ([], None)
                 self._ahead = None
                 batch = [waiting for waiting in chosen if waiting.future.set_running_or_notify_cancel()]
                 if not chosen or len(batch) < len(chosen):
-                    prepared = None  # whoever left must not be computed, and others may have the place
+                    collated = None  # whoever left must not be computed, and others may have the place
                     group = self._groups.get(chosen[0].key, {}) if chosen else self._oldest_group()
                     for waiting in list(group.values()):
                         if len(batch) == self._max_batch:
@@ -187,11 +182,11 @@ class Batcher(Generic[Item, Prepared, Result]):
                 for waiting in chosen:
                     self._give_up_place(waiting)
             self._busy = True
-            self._prepare_ahead()
-            return batch, prepared
+            self._collate_ahead()
+            return batch, collated
 
     def _wait_for_work(self) -> None:
-        while self._refusal is None and self._ahead is None and self._waiting < self._max_batch:
+        while self._ended is None and self._ahead is None and self._waiting < self._max_batch:
             remaining = math.inf
             if self._groups:
                 oldest = next(iter(self._oldest_group().values()))
@@ -203,15 +198,15 @@ class Batcher(Generic[Item, Prepared, Result]):
     def _oldest_group(self) -> dict[int, _Waiting[Item, Result]]:
         return min(self._groups.values(), key=lambda group: next(iter(group)))
 
-    def _prepare_ahead(self) -> None:
-        if not self._busy or self._ahead is not None or self._refusal is not None or self._waiting < self._max_batch:
+    def _collate_ahead(self) -> None:
+        if not self._busy or self._ahead is not None or self._ended is not None or self._waiting < self._max_batch:
             return
         group = self._oldest_group()
         if len(group) >= self._max_batch:
             batch = list(itertools.islice(group.values(), self._max_batch))
             for waiting in batch:
                 self._leave_group(waiting)
-            self._ahead = (batch, self._host.submit(self._prepare, [waiting.item for waiting in batch]))
+            self._ahead = (batch, self._host.submit(self._collate, [waiting.item for waiting in batch]))
 
     def _leave(self, waiting: _Waiting[Item, Result]) -> None:
         """What is done waits no longer: matters for those that were cancelled."""
@@ -229,25 +224,26 @@ class Batcher(Generic[Item, Prepared, Result]):
         if group.pop(waiting.number, None) is not None and not group:
             del self._groups[waiting.key]
 
-    def _compute(self, batch: list[_Waiting[Item, Result]], prepared: "Future[Prepared] | None" = None) -> None:
-        error = self._attempt(batch, prepared)
+    def _compute(self, batch: list[_Waiting[Item, Result]], collated: "Future[Collated] | None" = None) -> None:
+        error = self._attempt(batch, collated)
         if error is None:
             return
         if isinstance(error, RequestError) and error.code is ErrorCode.DEVICE_LOST:
             raise error
+        self._recover(error)
         if len(batch) == 1:
             batch[0].future.set_exception(error)
             return
-        del error, prepared  # their frames hold what the failed attempt had on the device
+        del error, collated  # their frames hold what the failed attempt had on the device
         middle = len(batch) // 2
         self._compute(batch[:middle])
         self._compute(batch[middle:])
 
     def _attempt(
-        self, batch: list[_Waiting[Item, Result]], prepared: "Future[Prepared] | None" = None
+        self, batch: list[_Waiting[Item, Result]], collated: "Future[Collated] | None" = None
     ) -> Exception | None:
         try:
-            ready = prepared.result() if prepared is not None else self._prepare([waiting.item for waiting in batch])
+            ready = collated.result() if collated is not None else self._collate([waiting.item for waiting in batch])
             done = list(zip(batch, self._run(ready), strict=True))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the result of one of these items
             return error

@@ -2,23 +2,20 @@
 
 Jina's own queue cuts batches by timer while the device is busy, makes a lone request wait and fails a whole batch for
 one document. So the Executor takes the configuration over and leaves Jina's queue nothing to do; the keys and where
-they are written (config.yml, decorator, `uses_dynamic_batching=`) stay Jina's.
+they are written (config.yml, decorator, `uses_dynamic_batching=`) stay Jina's. Knows the section; imports no Jina.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from executor.errors import StartupError
-from executor.wrong_settings import nearest
-
-VQA_ENDPOINTS = ("/vqa", "/default", "/", "vqa")
-"""Names of the one endpoint: its path, Jina's name for every other path, the root, its method."""
+from executor.validation import nearest
 
 
 class BatchingOptions(BaseModel):
-    """How documents travel together through the device."""
+    """Says how documents travel together through the device."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -28,20 +25,21 @@ class BatchingOptions(BaseModel):
     )
 
     @classmethod
-    def resolve(cls, configured: Mapping[str, Any]) -> "BatchingOptions":
-        """The options of the VQA endpoint. Where several of its names are configured, the last one counts.
+    def resolve(cls, configured: Mapping[str, Any], endpoints: Collection[str]) -> "BatchingOptions":
+        """Reads the options of the queue, which all endpoints share. Where several are configured, the last one counts.
 
         Args:
             configured: endpoint name -> mapping, as in config.yml's `dynamic_batching`.
+            endpoints: all names that there are.
 
         Raises:
             StartupError: an unknown endpoint or key, or a value out of range; the message names it.
         """
         chosen = cls()
         for endpoint, entry in configured.items():
-            if endpoint not in VQA_ENDPOINTS:
+            if endpoint not in endpoints:
                 raise StartupError(
-                    f"dynamic_batching: there is no endpoint '{endpoint}'{nearest(endpoint, list(VQA_ENDPOINTS))}"
+                    f"dynamic_batching: there is no endpoint '{endpoint}'{nearest(endpoint, list(endpoints))}"
                 )
             chosen = cls._parse(endpoint, entry)
         return chosen

@@ -1,10 +1,10 @@
 """Calls in progress: how many there may be, and waiting for their end.
 
-Knows gRPC's interceptors, and neither Jina nor what is called.
+Knows gRPC's interceptors, and of Jina two names: of the method that brings one request, and of the metadata that its
+gateways send. Knows nothing of what is called.
 """
 
 import asyncio
-import inspect
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -15,61 +15,20 @@ from typing import Any
 import grpc
 
 from executor.errors import ErrorCode
+from executor.server.handlers import LONGEST_WAIT_S, MOST_WRAPPED, aborting, as_stream, is_health_check, responses
 from executor.telemetry.observer import SILENT, Observer, Refusal
 
 _ONE_REQUEST = "/jina.JinaSingleDataRequestRPC/process_single_data"
 _OF_A_GATEWAY = "endpoint"
 """The metadata that a gateway of Jina sends with each request."""
 _NO_ROOM = f"{ErrorCode.OVERLOADED.value}: there is no room for more documents; try again in a second."
-_HEALTH = "/grpc.health.v1.Health/"
-_LONGEST_WAIT_S = 1.0
 _QUIET_S = 0.1
 _DETAILED_REFUSALS_PER_S = 10
 """To read a message only to refuse each of its documents takes 0.7 ms of CPU, three times what a status takes."""
-MOST_HANDLERS = 64
-"""That a wrapper is kept for, so that not every call makes one: each method has one, and each reason to refuse."""
-_MOST_WAITED_FOR = 16
-"""Clients that are refused, at a time: each may bring a message of the largest size."""
-
-
-def is_health_check(method: str) -> bool:
-    """Health is never refused: a probe that fails under load would have the service restarted for being busy."""
-    return method.startswith(_HEALTH)
-
-
-def refusal(code: grpc.StatusCode, details: str, tell: Callable[[], None] = lambda: None) -> Any:
-    """A handler that ends any kind of call, and drops what it brings.
-
-    A client of grpc.aio, as Jina's is, that is still sending when its call ends hears INTERNAL and not why: so the
-    end waits until it has sent everything, though not for long, and not for many clients.
-
-    Args:
-        tell: called for each call.
-    """
-    waited_for = 0
-
-    async def refuse(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
-        nonlocal waited_for
-        tell()
-        if waited_for < _MOST_WAITED_FOR:
-            waited_for += 1
-            try:
-                with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(_drop(messages), _LONGEST_WAIT_S)
-            finally:
-                waited_for -= 1
-        await context.abort(code, details)
-
-    return grpc.stream_stream_rpc_method_handler(refuse)
-
-
-async def _drop(messages: AsyncIterator[bytes]) -> None:
-    async for _ in messages:
-        pass
 
 
 class Allowance:
-    """So many a second, and no more than that at once.
+    """Allows so many a second, and no more than that at once.
 
     Args:
         per_s: how many.
@@ -80,7 +39,7 @@ class Allowance:
         self._since_s = time.monotonic()
 
     def take(self) -> bool:
-        """Whether one is left, which then is not any more."""
+        """Tells whether one is left, which then is not any more."""
         now_s = time.monotonic()
         self._left = min(self._per_s, self._left + (now_s - self._since_s) * self._per_s)
         self._since_s = now_s
@@ -98,20 +57,22 @@ class Calls(grpc.aio.ServerInterceptor):
 
     Args:
         most: calls in progress.
-        full: what a document that comes now would be told; None where there is room for it.
+        overload: returns what a document that comes now would be told; None where there is room for it.
         observer: told of refusals.
     """
 
-    def __init__(self, most: int, full: Callable[[], str | None] = lambda: None, observer: Observer = SILENT) -> None:
+    def __init__(
+        self, most: int, overload: Callable[[], str | None] = lambda: None, observer: Observer = SILENT
+    ) -> None:
         self._most = most
-        self._full = full
+        self._overload = overload
         self._detailed_refusals = Allowance(_DETAILED_REFUSALS_PER_S)
         self._in_progress = 0
         self._is_draining = False
-        self._wrapped = lru_cache(MOST_HANDLERS)(self._counted)
+        self._wrapped = lru_cache(MOST_WRAPPED)(self._counted)
         self._none_left = asyncio.Event()
         self._last_refused_s = -math.inf
-        self._too_many = refusal(
+        self._too_many = aborting(
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             f"{ErrorCode.OVERLOADED.value}: {most} calls are in progress (max_calls); try again in a second.",
             lambda: observer.call_refused(Refusal.OVERLOADED),
@@ -119,10 +80,10 @@ class Calls(grpc.aio.ServerInterceptor):
 
         async def end_at_once(_: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
             observer.call_refused(Refusal.OVERLOADED)
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, full() or _NO_ROOM)
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, overload() or _NO_ROOM)
 
         self._flood = grpc.stream_stream_rpc_method_handler(end_at_once)
-        self._shutting_down = refusal(
+        self._shutting_down = aborting(
             grpc.StatusCode.UNAVAILABLE,
             "the service is shutting down; try again, or elsewhere.",
             lambda: observer.call_refused(Refusal.DRAINING),
@@ -130,10 +91,12 @@ class Calls(grpc.aio.ServerInterceptor):
 
     @property
     def in_progress(self) -> int:
+        """Counts the calls that have not ended. To be read on any thread."""
         return self._in_progress
 
     @property
     def is_draining(self) -> bool:
+        """Tells whether new calls are refused. To be read on any thread."""
         return self._is_draining
 
     async def intercept_service(
@@ -161,43 +124,33 @@ class Calls(grpc.aio.ServerInterceptor):
         return self._in_progress
 
     async def wait_for_quiet(self) -> None:
-        """Waits until nobody has called for a moment, though not for long.
+        """Waits until nobody has called for a moment, though not for long. The server may be closed then.
 
-        To be called before the server is closed: gRPC tells CANCELLED to calls that arrive just then, whose clients may
-        take it for something other than a service that ends.
+        gRPC tells CANCELLED to calls that arrive just when a server closes, whose clients may take it for something
+        other than a service that ends.
         """
-        end_s = time.monotonic() + _LONGEST_WAIT_S
+        end_s = time.monotonic() + LONGEST_WAIT_S
         while (now_s := time.monotonic()) < end_s and now_s - self._last_refused_s < _QUIET_S:  # noqa: ASYNC110 - no event
             await asyncio.sleep(_QUIET_S / 4)
 
     def _is_of_a_flood(self, details: grpc.HandlerCallDetails) -> bool:
         return (
             details.method == _ONE_REQUEST
-            and self._full() is not None
+            and self._overload() is not None
             and all(key != _OF_A_GATEWAY for key, _ in details.invocation_metadata or ())
             and not self._detailed_refusals.take()
         )
 
     def _counted(self, handler: Any) -> Any:
-        if inspect.iscoroutinefunction(handler.unary_unary):
+        async def counted(requests: AsyncIterator[Any], context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+            if self._is_draining:  # it has begun since this call was let in
+                await self._shutting_down.stream_stream(requests, context)
+            with self._one_more():
+                async with aclosing(responses(handler, requests, context)) as answers:
+                    async for response in answers:
+                        yield response
 
-            async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
-                with self._one_more():
-                    return await handler.unary_unary(request, context)
-
-            return handler._replace(unary_unary=answer)
-        if inspect.isasyncgenfunction(handler.stream_stream):
-
-            async def stream(requests: AsyncIterator[Any], context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
-                if self._is_draining:  # it has begun since this call was let in
-                    await self._shutting_down.stream_stream(requests, context)
-                with self._one_more():
-                    async with aclosing(handler.stream_stream(requests, context)) as answers:
-                        async for response in answers:
-                            yield response
-
-            return handler._replace(stream_stream=stream)
-        return handler
+        return as_stream(handler, counted)
 
     @contextmanager
     def _one_more(self) -> Iterator[None]:

@@ -1,23 +1,20 @@
-"""Whether files have changed since they were read.
-
-Knows the file system alone.
-"""
+"""Whether files have changed since they were read. Knows the file system alone."""
 
 import os
 from pathlib import Path
 
-Versions = tuple[tuple[int, ...] | None, ...]
+Stamps = tuple[tuple[int, ...] | None, ...]
 
 
-def versions(files: list[Path]) -> Versions:
-    """Differs from an earlier one where a file was written to, replaced, or reached through a link that was.
+def stamps_of(files: list[Path]) -> Stamps:
+    """Returns what changes where a file was written to, replaced, or reached through a link that was.
 
     A file that cannot be found is None.
     """
-    return tuple(_version(file) for file in files)
+    return tuple(_stamp_of(file) for file in files)
 
 
-def _version(file: Path) -> tuple[int, ...] | None:
+def _stamp_of(file: Path) -> tuple[int, ...] | None:
     try:
         found = os.stat(file)
     except OSError:

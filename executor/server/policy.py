@@ -1,6 +1,6 @@
-"""How the gRPC port is served: who may call, how much at a time, under which name, and how it ends.
+"""How the gRPC port is served: who may call, how much at a time, and how it ends.
 
-Knows the settings and gRPC. `executor/jina_fixes/server.py` builds Jina's server from it.
+Knows the settings and gRPC; opens nothing. `jina_adapter.worker.server` builds Jina's server from it.
 """
 
 import logging
@@ -11,13 +11,14 @@ from typing import Any
 import grpc
 
 from executor.errors import StartupError
+from executor.server.call_ids import NameCalls
 from executor.server.calls import Calls
+from executor.server.metrics_port import MetricsPort
 from executor.server.tls import Certificates
 from executor.server.tokens import RequireToken, Tokens
 from executor.settings import Settings
 from executor.telemetry.metrics import Metrics
 from executor.telemetry.observer import SILENT, Observer
-from executor.telemetry.request_ids import NameCalls
 
 SHORTEST_PING_INTERVAL_MS = 5_000
 """Between two keepalive pings of a client. Jina's client sends one every 10 s; gRPC's own limit of 5 minutes would cut
@@ -25,13 +26,13 @@ it off, and no limit lets a client keep the service busy with pings."""
 
 
 class ServerPolicy:
-    """What the settings say about the gRPC port.
+    """Holds what the settings say about the gRPC port.
 
     Args:
         log: told when tokens or certificates change.
-        full: what a document that comes now would be told; None where there is room for it.
+        overload: returns what a document that comes now would be told; None where there is room for it.
         observer: told of calls, and of those that are refused.
-        metrics: served on `metrics_port`; None where there is none.
+        metrics: to be served; None where there are none.
         replicas: on this host, this one included; each takes the first port that is free from `metrics_port` on.
 
     Attributes:
@@ -39,6 +40,7 @@ class ServerPolicy:
         drain_timeout_s: the longest that a service which is to end waits for them.
         credentials: of TLS; None is plaintext.
         health_port: where health alone is served, in plaintext.
+        metrics_port: where metrics are served, to be opened with the gRPC port; None where there are none.
         observer: as given.
 
     Raises:
@@ -49,19 +51,19 @@ class ServerPolicy:
         self,
         settings: Settings,
         log: logging.Logger,
-        full: Callable[[], str | None] = lambda: None,
+        overload: Callable[[], str | None] = lambda: None,
         observer: Observer = SILENT,
         metrics: Metrics | None = None,
         replicas: int = 1,
     ) -> None:
-        self._metrics = metrics
-        first = settings.metrics_port
-        self._metrics_ports = range(first, min(first + replicas, 2**16)) if first is not None else range(0)
-        self._log = log
         self.observer = observer
-        self.calls = Calls(settings.max_calls, full, self.observer)
+        self.calls = Calls(settings.max_calls, overload, self.observer)
         self.drain_timeout_s = settings.drain_timeout_s
         self.health_port = settings.health_port
+        self.metrics_port: MetricsPort | None = None
+        if metrics is not None and settings.metrics_port is not None:
+            ports = range(settings.metrics_port, min(settings.metrics_port + replicas, 2**16))
+            self.metrics_port = MetricsPort(metrics.registry, ports, log)
         self._max_message_bytes = settings.max_message_mb * 2**20
         self._tokens: Tokens | None = None
         if settings.auth_tokens or settings.auth_tokens_file:
@@ -78,12 +80,12 @@ class ServerPolicy:
             self.credentials = certificates.credentials()
 
     def interceptors(self) -> Sequence[grpc.aio.ServerInterceptor]:
-        """In the order in which a call meets them."""
+        """Returns the server's interceptors, in the order in which a call meets them."""
         tokens = [RequireToken(self._tokens, self.observer)] if self._tokens else []
         return [NameCalls(self.observer), *tokens, self.calls]
 
     def options(self) -> dict[str, Any]:
-        """Of gRPC's server."""
+        """Returns the options of gRPC's server."""
         return {
             "grpc.max_receive_message_length": self._max_message_bytes,
             "grpc.http2.min_recv_ping_interval_without_data_ms": SHORTEST_PING_INTERVAL_MS,
@@ -91,29 +93,3 @@ class ServerPolicy:
             # Two services on one port would each get some of the connections.
             "grpc.so_reuseport": 0,
         }
-
-    def serve_metrics(self, host: str) -> None:
-        """Serves the metrics, where there are any.
-
-        Args:
-            host: the address of the gRPC port.
-
-        Raises:
-            StartupError: `metrics_port` cannot be listened on.
-        """
-        if self._metrics is None:
-            return
-        for port in self._metrics_ports:
-            try:
-                self._metrics.serve(host, port)
-            except OSError:
-                continue
-            self._log.info(f"metrics on {host}:{port}")
-            return
-        tried = " to ".join(str(port) for port in sorted({self._metrics_ports[0], self._metrics_ports[-1]}))
-        raise StartupError(f"metrics_port {tried} cannot be listened on: in use, or not for this user")
-
-    def close_metrics(self) -> None:
-        """Ends what `serve_metrics` began; waits up to half a second for it."""
-        if self._metrics is not None:
-            self._metrics.close()

@@ -1,16 +1,14 @@
-"""The one process of `python -m executor`: its port, its signals, its end.
+"""The one process of `python -m executor`: its port from the first second, and its end.
 
-While the model is loaded the port answers health checks with NOT_SERVING, and a signal ends the process at once. Then
-SIGTERM and SIGINT drain it; a second one ends it at once.
+While the model is loaded the port answers health checks with NOT_SERVING. What signals do is in `signals`. Knows Jina's
+runtime and gRPC; of the Executor it knows what it sets, `on_device_lost`.
 """
 
 import argparse
 import asyncio
 import faulthandler
 import logging
-import os
 import socket
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,10 +16,11 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import HealthServicer
-from jina.serve.runtimes.asyncio import HANDLED_SIGNALS, AsyncNewLoopRuntime
+from jina.serve.runtimes import asyncio as runtimes
+from jina.serve.runtimes.asyncio import AsyncNewLoopRuntime
 from jina.serve.runtimes.worker.request_handling import WorkerRequestHandler
 
-from executor.server.signals import ENDING, exit_on_signals
+from executor.server import signals
 
 _LAST_ANSWERS_S = 1.0
 """Between a lost device and the end: what was in flight gets its error, and health checks see NOT_SERVING."""
@@ -81,7 +80,7 @@ def _is_no_error(record: logging.LogRecord) -> bool:
 
 
 class Runtime(AsyncNewLoopRuntime):
-    """Jina's, with an end that loses nothing.
+    """Runs Jina's server in this process, with an end that loses nothing.
 
     Args:
         args: of Jina's pod.
@@ -91,33 +90,24 @@ class Runtime(AsyncNewLoopRuntime):
     def __init__(self, args: argparse.Namespace, port: LoadingPort) -> None:
         self._port = port
         self._device_is_lost = False
+        # Jina's own handlers would do nothing while the model is loaded, and the one of SIGSEGV returns to the
+        # instruction that failed, again and again.
+        runtimes.HANDLED_SIGNALS = ()
+        faulthandler.enable()  # a segfault says where
         super().__init__(args, req_handler_cls=_RequestHandler)
 
     @property
     def exit_status(self) -> int:
-        """1 where the device was lost, so that whoever watches the process starts it again."""
+        """Tells how the process ends: 1 where the device was lost, so that whoever watches it starts it again."""
         return 1 if self._device_is_lost else 0
 
     async def async_setup(self) -> None:
         """Loads the model and opens the port."""
-        # Jina's handlers, which were set before, do nothing while the model is loaded; and the one of SIGSEGV returns
-        # to the instruction that failed, again and again.
-        for number in HANDLED_SIGNALS:
-            self._loop.remove_signal_handler(number)
-        faulthandler.enable()  # a segfault says where
-        exit_on_signals(lambda _: 0)
         self.server = self._get_server()
         self.server._request_handler._executor.on_device_lost = self._lose_device
-        # Not `signal.signal`: its handler waits for the loop's thread to wake, which a signal that another thread was
-        # given does not do.
-        for number in ENDING:
-            self._loop.add_signal_handler(number, self._end)
+        signals.drain_on_signals(self._loop, self.is_cancel.set)
         self._port.release()
         await self.server.setup_server()
-
-    def _end(self) -> None:
-        exit_on_signals()
-        self.is_cancel.set()
 
     def _lose_device(self) -> None:
         self._device_is_lost = True
@@ -127,10 +117,3 @@ class Runtime(AsyncNewLoopRuntime):
         await self.server.health_servicer.enter_graceful_shutdown()
         await asyncio.sleep(_LAST_ANSWERS_S)
         self.is_cancel.set()
-
-
-def exit_now(status: int) -> None:
-    """Ends the process without waiting for threads: one may wait for a name server, long after the last answer."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)

@@ -1,6 +1,6 @@
 """TLS on the gRPC port, with certificates that may be renewed while the service runs.
 
-Knows gRPC and the files alone.
+Knows gRPC and the files; knows nothing of what is served.
 """
 
 import logging
@@ -10,11 +10,11 @@ from pathlib import Path
 import grpc
 
 from executor.errors import StartupError
-from executor.server.file_stamps import Versions, versions
+from executor.server.file_stamps import Stamps, stamps_of
 
 
 class Certificates:
-    """The files of a server's identity, and of who may call it. They are read again when they change.
+    """Reads the files of a server's identity, and of who may call it; again when they change.
 
     A change counts when the files fit together: while only one of a pair is new, the former pair stays.
 
@@ -32,32 +32,32 @@ class Certificates:
         self._cert, self._key, self._client_ca = cert, key, client_ca
         self._files = [cert, key, *([client_ca] if client_ca else [])]
         self._log = log
-        self._used = versions(self._files)
-        self._refused: Versions = ()
+        self._used = stamps_of(self._files)
+        self._unusable: Stamps = ()
         self._first = self._load()
 
     def credentials(self) -> grpc.ServerCredentials:
-        """For a server. Every handshake uses the newest files that fit together."""
+        """Makes what a server is built with. Every handshake uses the newest files that fit together."""
         return grpc.dynamic_ssl_server_credentials(
             self._first, self.renewed, require_client_authentication=self._client_ca is not None
         )
 
     def renewed(self) -> grpc.ServerCertificateConfiguration | None:
-        """What has come since the last call, None where nothing has. gRPC calls it before each handshake."""
-        found = versions(self._files)
+        """Returns what has come since the last call, None where nothing has. gRPC calls it before each handshake."""
+        found = stamps_of(self._files)
         if found == self._used:
             return None
         try:
             configuration = self._load()
-            if versions(self._files) != found:
+            if stamps_of(self._files) != found:
                 raise StartupError("TLS: the files are changing")
         except StartupError as error:
-            if found != self._refused:  # once, and not with every handshake
+            if found != self._unusable:  # once, and not with every handshake
                 self._log.error(f"{error}; the former certificates stay in use until the files can be used")
-            self._refused = found
+            self._unusable = found
             return None
         self._log.info("TLS: the files have changed and are in use")
-        self._used, self._refused = found, ()
+        self._used, self._unusable = found, ()
         return configuration
 
     def _load(self) -> grpc.ServerCertificateConfiguration:

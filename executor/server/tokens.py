@@ -1,6 +1,6 @@
 """Who may call: bearer tokens, from settings and from a file that is read again when it changes.
 
-Knows gRPC's interceptors, and neither Jina nor what is called.
+Knows gRPC's interceptors; knows neither Jina nor what is called.
 """
 
 import hashlib
@@ -14,8 +14,8 @@ from typing import Any
 import grpc
 
 from executor.errors import StartupError
-from executor.server.calls import is_health_check, refusal
-from executor.server.file_stamps import Versions, versions
+from executor.server.file_stamps import Stamps, stamps_of
+from executor.server.handlers import aborting, is_health_check
 from executor.telemetry.observer import SILENT, Observer, Refusal
 
 _SHORTEST = 16
@@ -28,7 +28,7 @@ _LARGEST_FILE = 2**20
 
 
 class Tokens:
-    """The tokens that are valid now. Holds their hashes alone, so nothing can print one.
+    """Knows the tokens that are valid now. Holds their hashes alone, so nothing can print one.
 
     Args:
         tokens: always valid.
@@ -46,14 +46,14 @@ class Tokens:
         self._file = file
         self._log = log
         self._in_file: list[bytes] = []
-        self._used: Versions = ()
-        self._refused: Versions = ()
+        self._used: Stamps = ()
+        self._unusable: Stamps = ()
         if file is not None:
-            self._used = versions([file])
+            self._used = stamps_of([file])
             self._in_file = self._read(file)
 
     def accept(self, token: str) -> bool:
-        """Whether a token is valid. Takes as long for a right one as for a wrong one."""
+        """Tells whether a token is valid. Takes as long for a right one as for a wrong one."""
         self._refresh()
         offered = _hash(token)
         valid = False
@@ -64,18 +64,18 @@ class Tokens:
     def _refresh(self) -> None:
         if self._file is None:
             return
-        found = versions([self._file])
+        found = stamps_of([self._file])
         if found == self._used:
             return
         try:
             self._in_file = self._read(self._file)
         except StartupError as error:
-            if found != self._refused:  # once, and not with every call
+            if found != self._unusable:  # once, and not with every call
                 self._log.error(f"{error}; the former tokens stay valid until it can be used")
-            self._refused = found
+            self._unusable = found
         else:
             self._log.info(f"auth_tokens_file has changed, it has {len(self._in_file)} tokens")
-            self._used, self._refused = found, ()
+            self._used, self._unusable = found, ()
 
     def _read(self, file: Path) -> list[bytes]:
         try:
@@ -108,7 +108,7 @@ class RequireToken(grpc.aio.ServerInterceptor):
 
     def __init__(self, tokens: Tokens, observer: Observer = SILENT) -> None:
         self._tokens = tokens
-        self._refused = refusal(
+        self._abort = aborting(
             grpc.StatusCode.UNAUTHENTICATED,
             "there is no valid token; send it as metadata 'authorization: Bearer ...'.",
             lambda: observer.call_refused(Refusal.UNAUTHENTICATED),
@@ -121,7 +121,7 @@ class RequireToken(grpc.aio.ServerInterceptor):
             return await continuation(details)
         token = _offered(details)
         if token is None or not self._tokens.accept(token):
-            return self._refused
+            return self._abort
         return await continuation(details)
 
 

@@ -21,7 +21,7 @@ _log = logging.getLogger("blip2")
 
 
 def set_up(format: LogFormat) -> None:
-    """Has this process log in `format` from now on. To be called again, by a copy of this package that Jina has loaded.
+    """Has this process log in `format` from now on. May be called again.
 
     Args:
         format: `text` leaves handlers as they are, appends the request's id to what is said within a request, and has
@@ -37,7 +37,7 @@ def set_up(format: LogFormat) -> None:
 
 
 def is_json() -> bool:
-    """Whether this process logs JSON. Of the process, not of this module: see `set_up`."""
+    """Tells whether this process logs JSON."""
     return any(getattr(handler, "writes_json", False) for handler in logging.getLogger().handlers)
 
 
@@ -48,7 +48,7 @@ def give_to_root(logger: logging.Logger) -> None:
 
 
 class JsonLines(logging.Formatter):
-    """A record as a JSON object, in one line of ASCII.
+    """Formats a record as a JSON object, in one line of ASCII.
 
     `time` (RFC 3339, UTC), `level`, `message` and `logger`; `request_id` and `trace_id` within a request, the latter
     where there are traces; `exception`, with its traceback, where there is one.

@@ -1,30 +1,25 @@
 """What an operator can see of the service, as Prometheus reads it.
 
 The one file that knows prometheus_client; what the parts tell comes by way of `observer`. Names end with their unit,
-labels have values of a fixed set, each there from the start at 0. A failure here is logged, once, and costs no request.
+labels have values of a fixed set, each there from the start at 0. What cannot be read at a scrape is left out of it.
 """
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, Concatenate, ParamSpec
-from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from executor import __version__
 from executor.errors import ErrorCode
-from executor.model.engine import BatchReport
-from executor.telemetry.observer import Observer, Refusal, Source
+from executor.telemetry.observer import BatchReport, Observer, Refusal, Source
+from executor.version import __version__
 
 _log = logging.getLogger(__name__)
-_Parameters = ParamSpec("_Parameters")
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """From a stage of the demo checkpoint on a CPU to the last of a thousand documents that wait."""
@@ -32,13 +27,11 @@ _STEP_SECONDS = (0.00025, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.006, 0.0
 """One token: milliseconds on a GPU, a tenth of a second and more for a large checkpoint on a CPU."""
 _DOCUMENTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _OK = "OK"
-_LONGEST_SILENCE_S = 10.0
-"""Of a client of the metrics' port. Each has a thread, and one that is gone without a word would keep it for ever."""
 
 
 @dataclass(frozen=True)
 class Readings:
-    """What is not counted here but asked for with each scrape, on a thread of its own.
+    """Holds what is not counted but asked for with each scrape, on a thread of its own.
 
     Attributes:
         documents: in the service.
@@ -63,27 +56,15 @@ class Readings:
     device_memory: tuple[Callable[[], int], Callable[[], int]] | None
 
 
-def _harmless(
-    tell: "Callable[Concatenate[Metrics, _Parameters], None]",
-) -> "Callable[Concatenate[Metrics, _Parameters], None]":
-    """Whoever tells of its work goes on with it, come what may."""
-
-    def guarded(self: "Metrics", /, *args: _Parameters.args, **kwargs: _Parameters.kwargs) -> None:
-        try:
-            tell(self, *args, **kwargs)
-        except Exception:  # noqa: BLE001 - a document is worth more than its being counted
-            self._log_failure()
-
-    return guarded
-
-
 class Metrics(Observer):
-    """All metrics, in a registry of their own."""
+    """Counts and times what it is told.
+
+    Attributes:
+        registry: all metrics, to be served.
+    """
 
     def __init__(self) -> None:
-        self._has_failed = False
-        self._server: tuple[WSGIServer, threading.Thread] | None = None
-        self._registry = registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
 
         documents = Counter(
@@ -120,39 +101,19 @@ class Metrics(Observer):
         )
 
     def describe(self, load_s: float, build: Mapping[str, str]) -> None:
-        """What is known once the model is there.
+        """Says what is known once the model is there.
 
         Args:
             load_s: seconds from the beginning of its loading to its readiness.
             build: labels of `blip2_build_info`.
         """
-        Gauge("blip2_model_load_seconds", "Seconds of loading and warming up.", registry=self._registry).set(load_s)
-        Info("blip2_build", "What serves.", registry=self._registry).info(dict(build))
+        Gauge("blip2_model_load_seconds", "Seconds of loading and warming up.", registry=self.registry).set(load_s)
+        Info("blip2_build", "What serves.", registry=self.registry).info(dict(build))
 
     def read_at_scrape(self, readings: Readings) -> None:
-        """Asks for these with each scrape."""
-        self._registry.register(_AtScrape(readings, self._log_failure))
+        """Has these asked for with each scrape."""
+        self.registry.register(_AtScrape(readings))
 
-    def serve(self, host: str, port: int) -> None:
-        """Serves them over HTTP, at every path, until `close`.
-
-        Raises:
-            OSError: the port cannot be bound.
-        """
-        server, thread = start_http_server(port, host, self._registry)
-        server.RequestHandlerClass = _impatient(server.RequestHandlerClass)
-        self._server = server, thread
-
-    def close(self) -> None:
-        """Ends the server and its thread, where there are any."""
-        if self._server is not None:
-            server, thread = self._server
-            self._server = None
-            server.shutdown()
-            server.server_close()
-            thread.join()
-
-    @_harmless
     def document_ended(self, code: ErrorCode | None, seconds: float) -> None:
         if code is None:
             self._answered.inc()
@@ -160,19 +121,15 @@ class Metrics(Observer):
         else:
             self._documents[code].inc()
 
-    @_harmless
     def documents_refused(self, documents: int) -> None:
         self._documents[ErrorCode.OVERLOADED].inc(documents)
 
-    @_harmless
     def request_failed(self, code: ErrorCode) -> None:
         self._failed[code].inc()
 
-    @_harmless
     def call_refused(self, reason: Refusal) -> None:
         self._refused[reason].inc()
 
-    @_harmless
     def picture_asked(self, source: Source) -> None:
         self._pictures[source].inc()
 
@@ -184,10 +141,9 @@ class Metrics(Observer):
 
     def batch(self, documents: Sequence[object], waits_s: Sequence[float]) -> AbstractContextManager[object]:
         for wait_s in waits_s:
-            self._observe(self._wait_s, wait_s)
+            self._wait_s.observe(wait_s)
         return super().batch(documents, waits_s)
 
-    @_harmless
     def batch_answered(self, report: BatchReport) -> None:
         times = report.times
         self._batch.observe(report.documents)
@@ -206,47 +162,21 @@ class Metrics(Observer):
         try:
             yield
         finally:
-            self._observe(histogram, time.perf_counter() - started)
-
-    @_harmless
-    def _observe(self, histogram: Histogram, value: float) -> None:
-        histogram.observe(value)
-
-    def _log_failure(self) -> None:
-        """Of the exception that is being handled."""
-        if not self._has_failed:
-            _log.exception("a metric failed; further failures are not logged")
-        self._has_failed = True
+            histogram.observe(time.perf_counter() - started)
 
 
-def _impatient(handler: Any) -> Any:
-    class Impatient(handler):
-        timeout = _LONGEST_SILENCE_S
-
-        def handle(self) -> None:
-            with suppress(OSError):  # who leaves, or is silent for too long, gets no traceback
-                super().handle()
-
-    return Impatient
-
-
-def versions() -> dict[str, str]:
-    """Of what serves."""
+def library_versions() -> dict[str, str]:
+    """Returns the versions of what serves, by name."""
     libraries = {name: version(name) for name in ("torch", "transformers", "jina")}
     return {"version": __version__} | libraries
 
 
 class _AtScrape(Collector):
-    """Metrics that are asked for. What cannot be told now is left out of a scrape.
+    """Metrics that are asked for. What cannot be told now is left out of a scrape, and logged, once."""
 
-    Args:
-        readings: where from.
-        log_failure: called where one of them raises.
-    """
-
-    def __init__(self, readings: Readings, log_failure: Callable[[], None]) -> None:
+    def __init__(self, readings: Readings) -> None:
         self._readings = readings
-        self._log_failure = log_failure
+        self._has_failed = False
 
     def describe(self) -> Iterable[Metric]:
         return ()
@@ -280,5 +210,7 @@ class _AtScrape(Collector):
         try:
             return read()
         except Exception:  # noqa: BLE001 - a lost device, above all, must not hide the rest
-            self._log_failure()
+            if not self._has_failed:
+                _log.exception("a metric cannot be read; further failures are not logged")
+            self._has_failed = True
             return None

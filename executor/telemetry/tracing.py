@@ -28,10 +28,9 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from executor import __version__
 from executor.errors import ErrorCode, RequestError
-from executor.model.engine import BatchReport
-from executor.telemetry.observer import SILENT, Observer
+from executor.telemetry.observer import SILENT, BatchReport, Observer
+from executor.version import __version__
 
 _FLUSH_S = 1.0
 """For the last spans, when the service ends: a collector that is down must not hold it up."""

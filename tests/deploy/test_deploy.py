@@ -13,7 +13,7 @@ import yaml
 from demo.service import ROOT, free_port
 from executor.telemetry.metrics import Metrics
 from tests.support.scraping import Scrape
-from tests.telemetry.test_metrics import READINGS, describe
+from tests.telemetry.test_metrics import READINGS, describe, serve
 
 ALERTS = ROOT / "deploy" / "alerts.yml"
 DASHBOARD = ROOT / "deploy" / "dashboard.json"
@@ -45,11 +45,11 @@ def scrape() -> Scrape:
     metrics, port = Metrics(), free_port()
     describe(metrics)
     metrics.read_at_scrape(READINGS)
-    metrics.serve("127.0.0.1", port)
+    served = serve(metrics, port)
     try:
         return Scrape(port)
     finally:
-        metrics.close()
+        served.close()
 
 
 @pytest.mark.parametrize("query", queries())

@@ -42,7 +42,7 @@ def test_it_runs_as_nobody_special_and_says_how_to_run_it(image):
     assert config["User"] == "1000:1000"
     assert config["Entrypoint"] == ["python", "-m", "executor", "--host", "0.0.0.0", "--port", "54321"]
     assert config["ExposedPorts"] == {"54321/tcp": {}}
-    check = ["CMD", "python", "-I", "/app/executor/healthcheck.py"]
+    check = ["CMD", "python", "-m", "executor", "health"]
     assert inspect_image(image)["Healthcheck"]["Test"] == check
 
 

@@ -114,7 +114,7 @@ def test_the_limit_of_processes_holds(container):
 
 def test_health_is_told_by_its_own_check_and_a_dead_port_is_not_healthy(container):
     assert container.is_healthy()
-    dead = ("python", "-I", "/app/executor/healthcheck.py", "--port", "1")
+    dead = ("python", "-m", "executor", "health", "--port", "1")
     assert container.run(*dead, check=False).returncode == 1
 
 

@@ -6,13 +6,12 @@ import asyncio
 import json
 import threading
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import pytest
 from docarray import DocList
 from jina.parsers import set_gateway_parser, set_pod_parser
 from jina.serve.runtimes.gateway.request_handling import GatewayRequestHandler
@@ -22,44 +21,68 @@ from jina.types.request.data import DataRequest
 
 from demo.service import free_port
 from executor import Blip2Executor, ImagePrompt
-from executor.model.engine import Engine, PreparedBatch, Question
+from executor.model.engine import CollatedBatch, Question
 from executor.questions.options import GenerationOptions
 from executor.scheduling.batcher import Batcher
+from executor.scheduling.dynamic_batching import BatchingOptions
+from executor.service import Answer, AnswerEngine, Query, Service
+from executor.telemetry.observer import Observer
 
 TIMEOUT_S = 60
 
 
-class HeldEngine(Engine):
-    """Answers a document with its seed, one batch at a time, and only when the test lets it.
+class GatedEngine:
+    """An engine behind a gate: a batch runs only when the test lets it.
 
     Attributes:
         batches: the seeds of each batch that reached the device.
         options: its generation options.
+        fault: raised for every batch on its way to the device, where there is one.
     """
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, engine: AnswerEngine) -> None:
+        self._engine = engine
         self.batches: list[list[int | None]] = []
         self.options: list[GenerationOptions] = []
         self.entered = threading.Semaphore(0)
         self.proceed = threading.Semaphore(0)
+        self.fault: Exception | None = None
 
-    def run(self, batch: PreparedBatch) -> list[str]:
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def collate(self, questions: Sequence[Question]) -> CollatedBatch:
+        if self.fault is not None:
+            raise self.fault
+        batch: CollatedBatch = self._engine.collate(questions)
+        return batch
+
+    def run(self, batch: CollatedBatch) -> Sequence[str]:
         self.batches.append(batch.seeds)
         self.options.append(batch.options)
         self.entered.release()
         assert self.proceed.acquire(timeout=TIMEOUT_S)
-        return [str(seed) for seed in batch.seeds]
+        return self.answer(batch)
+
+    def answer(self, batch: CollatedBatch) -> Sequence[str]:
+        return self._engine.run(batch)
 
     def let(self, batches: int) -> None:
         self.proceed.release(batches)
 
 
-class WatchedBatcher(Batcher[Question, PreparedBatch, str]):
+class HeldEngine(GatedEngine):
+    """Answers a document with its seed."""
+
+    def answer(self, batch: CollatedBatch) -> Sequence[str]:
+        return [str(seed) for seed in batch.seeds]
+
+
+class WatchedBatcher(Batcher[Question, Any, str]):
     """Lets a test wait for what is submitted."""
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self.submitted: list[int | None] = []
         self.left: list[int | None] = []
         self.moved = threading.Condition()
@@ -88,6 +111,50 @@ class WatchedBatcher(Batcher[Question, PreparedBatch, str]):
             assert self.moved.wait_for(lambda: set(seeds) <= set(self.left), TIMEOUT_S)
 
 
+class CountingService(Service):
+    """Lets a test see the requests that reach the service, and break one.
+
+    Attributes:
+        sizes: documents of each request.
+        fault: called with each request's queries; what it raises is the request's.
+    """
+
+    def __init__(self, **parts: Any) -> None:
+        self.batcher: WatchedBatcher
+        super().__init__(batcher=self._watch, **parts)
+        self.sizes: list[int] = []
+        self.fault: Callable[[Sequence[Query]], None] = lambda queries: None
+
+    def _watch(self, *args: Any, **options: Any) -> WatchedBatcher:
+        self.batcher = WatchedBatcher(*args, **options)
+        return self.batcher
+
+    async def answer(self, queries: Sequence[Query], *args: Any) -> list[Answer]:
+        self.sizes.append(len(queries))
+        self.fault(queries)
+        return await super().answer(queries, *args)
+
+
+class GatedExecutor(Blip2Executor):
+    """The Executor with its own engine behind a gate."""
+
+    gate: type[GatedEngine] = GatedEngine
+
+    def load_engine(self, batching: BatchingOptions, observer: Observer) -> Any:
+        self.gated = self.gate(super().load_engine(batching, observer))
+        return self.gated
+
+    def make_service(self, **parts: Any) -> Service:
+        self.service = CountingService(**parts)
+        return self.service
+
+
+class HeldExecutor(GatedExecutor):
+    """The Executor on a device that answers a document with its seed."""
+
+    gate = HeldEngine
+
+
 @dataclass(frozen=True)
 class Running:
     """A server in this process, and the event loop that it runs in."""
@@ -109,11 +176,11 @@ class HeldService:
     def __init__(self, running: Running) -> None:
         self._running = running
         self.port = running.port
-        self.executor = executor = running.executor
-        assert isinstance(executor._engine, HeldEngine)
-        assert isinstance(executor._batcher, WatchedBatcher)
-        self.engine = executor._engine
-        self.batcher = executor._batcher
+        self.executor = running.executor
+        assert isinstance(self.executor, GatedExecutor)
+        self.engine = self.executor.gated
+        self.service = self.executor.service
+        self.batcher = self.service.batcher
 
     def shut_down(self) -> Future[None]:
         """Begins the end that a signal would begin."""
@@ -121,16 +188,12 @@ class HeldService:
 
 
 @contextmanager
-def hold_service(
-    monkeypatch: pytest.MonkeyPatch, uses: str = "Blip2Executor", **arguments: Any
-) -> Iterator[HeldService]:
-    """Serves `uses`, the name of a class or a file, with a held device.
+def hold_service(uses: str = "HeldExecutor", **arguments: Any) -> Iterator[HeldService]:
+    """Serves `uses`, the name of a `GatedExecutor` or a file that names one, with a held device.
 
     Args:
         arguments: those of the command `jina executor`, such as `uses_with`.
     """
-    monkeypatch.setattr("executor.jina_adapter.executor.Engine", HeldEngine)
-    monkeypatch.setattr("executor.jina_adapter.executor.Batcher", WatchedBatcher)
     args = set_pod_parser().parse_args(["--name", "blip2"])
     args.uses = uses
     for name, value in arguments.items():
@@ -144,10 +207,10 @@ def hold_service(
 
 
 @contextmanager
-def serve_executor() -> Iterator[tuple[int, Blip2Executor]]:
-    """Serves the Executor as it is. Yields the port and the Executor, for a test to break parts of it."""
+def serve_executor(uses: str = "Blip2Executor") -> Iterator[tuple[int, Blip2Executor]]:
+    """Serves an Executor, by the name of its class. Yields the port and the Executor."""
     args = set_pod_parser().parse_args(["--name", "blip2"])
-    args.uses = "Blip2Executor"
+    args.uses = uses
     with _serve(args, WorkerRequestHandler) as running:
         yield running.port, running.executor
 

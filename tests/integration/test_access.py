@@ -56,11 +56,10 @@ def file(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def guarded(tiny_t5, file) -> Iterator[HeldService]:
-    with pytest.MonkeyPatch.context() as patch:
-        settings = {"model": str(tiny_t5), "auth_tokens": [TOKEN], "auth_tokens_file": str(file)}
-        with hold_service(patch, uses_with=settings) as service:
-            service.engine.let(1000)
-            yield service
+    settings = {"model": str(tiny_t5), "auth_tokens": [TOKEN], "auth_tokens_file": str(file)}
+    with hold_service(uses_with=settings) as service:
+        service.engine.let(1000)
+        yield service
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ TOKEN = "configured-token-1234"
 PROGRAM = """
 import sys
 from docarray import DocList
-from jina import Client, Deployment
-from executor import ImagePrompt, Response
+from jina import Client
+from executor import Deployment, ImagePrompt, Response
 
 def ask(*metadata):
     prompt = ImagePrompt(img_bytes=open("demo/pictures/two-cats.jpg", "rb").read(), prompt="how many cats are there?")

@@ -23,7 +23,7 @@ def settings(tiny_t5) -> dict[str, object]:
 @pytest.fixture
 def held(settings, monkeypatch) -> Iterator[HeldService]:
     batching = {"/vqa": {"preferred_batch_size": 4, "timeout": 0}}
-    with hold_service(monkeypatch, uses_with=settings, uses_dynamic_batching=batching) as service:
+    with hold_service(uses_with=settings, uses_dynamic_batching=batching) as service:
         yield service
 
 
@@ -71,7 +71,7 @@ def first_answers(call: grpc.Future, kind: str) -> list[str]:
 
 def test_what_is_not_finished_in_time_is_cut_and_the_service_ends(settings, monkeypatch, picture, capfd):
     settings["drain_timeout_s"] = 0.05
-    with hold_service(monkeypatch, uses_with=settings) as held, open_channel(held) as channel:
+    with hold_service(uses_with=settings) as held, open_channel(held) as channel:
         stuck = call(channel, "unary", numbered(picture, 1))
         assert held.engine.entered.acquire(timeout=TIMEOUT_S)
         ended = held.shut_down()
@@ -84,7 +84,7 @@ def test_what_is_not_finished_in_time_is_cut_and_the_service_ends(settings, monk
 
 def test_health_is_also_served_alone_on_a_port_of_its_own(settings, monkeypatch, picture):
     settings["health_port"] = port = free_port()
-    with hold_service(monkeypatch, uses_with=settings) as held, grpc.insecure_channel(f"127.0.0.1:{port}") as probe:
+    with hold_service(uses_with=settings) as held, grpc.insecure_channel(f"127.0.0.1:{port}") as probe:
         watched = health_pb2_grpc.HealthStub(probe).Watch(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S)
         assert next(watched).status == SERVING
         refused = call(probe, "unary", numbered(picture, 1)).exception(TIMEOUT_S)

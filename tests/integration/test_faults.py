@@ -2,10 +2,10 @@
 
 import io
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -15,26 +15,94 @@ from jina.proto import jina_pb2
 from PIL import Image
 
 from demo.service import ROOT
-from executor import Blip2Executor, ImagePrompt
-from executor.model.engine import BatchReport, Engine, PreparedBatch
-from executor.model.feature_cache import content_key
-from executor.questions import templates as prompts
+from executor import ImagePrompt
+from executor.model.blip2 import Blip2Model
+from executor.model.engine import Engine
+from executor.pictures.decoding import Decoder
+from executor.pictures.limits import ImageLimits
+from executor.scheduling.dynamic_batching import BatchingOptions
+from executor.service import Query
+from executor.startup import load_model
+from executor.telemetry.observer import BatchReport, Observer, Observers
 from tests.conftest import PICTURES
-from tests.integration.inprocess import TIMEOUT_S, as_request, serve_executor
+from tests.integration.inprocess import TIMEOUT_S, GatedExecutor, as_request, serve_executor
 
 CLIENTS = 64
 QUESTION = "Question: how many cats are there? Answer:"
 SECRET = "s3cret"
 
 
+class FaultyModel:
+    """The real model, with the faults that a test wants.
+
+    Attributes:
+        encode: does a test's work around `encode_images`: takes that and the pixels.
+        generate_fault: raised for batches of more documents than `largest`.
+    """
+
+    def __init__(self, model: Blip2Model) -> None:
+        self._model = model
+        self.reset()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def reset(self) -> None:
+        self.encode: Callable[[Callable[..., torch.Tensor], torch.Tensor], torch.Tensor] | None = None
+        self.generate_fault: Exception | None = None
+        self.largest = 0
+        self.sizes: list[int] = []
+        self.broken_prompt: str | None = None
+
+    def tokenize(self, prompt: str) -> list[int]:
+        if prompt == self.broken_prompt:
+            raise KeyError(f"{SECRET} in {ROOT}")
+        return self._model.tokenize(prompt)
+
+    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
+        if self.encode is not None:
+            return self.encode(self._model.encode_images, pixels)
+        return self._model.encode_images(pixels)
+
+    def generate(self, features: torch.Tensor, *args: Any) -> list[str]:
+        self.sizes.append(len(features))
+        if self.generate_fault is not None and len(features) > self.largest:
+            raise self.generate_fault
+        return self._model.generate(features, *args)
+
+
+class Listener(Observer):
+    """Fails at every batch that it is told of, and remembers it."""
+
+    def __init__(self) -> None:
+        self.told: list[BatchReport] = []
+
+    def batch_answered(self, report: BatchReport) -> None:
+        self.told.append(report)
+        raise ConnectionError(SECRET)
+
+
+class FaultyExecutor(GatedExecutor):
+    """The Executor with a model that fails as a test wants it, and somebody who listens and fails always."""
+
+    def load_engine(self, batching: BatchingOptions, observer: Observer) -> Engine:
+        model, _ = load_model(self.settings, batching, self.logger.logger)
+        self.model, self.listener = FaultyModel(model), Listener()
+        return Engine(cast(Any, self.model), 0, Observers([self.listener]).batch_answered)
+
+
 @dataclass
 class Served:
     port: int
-    executor: Blip2Executor
+    executor: FaultyExecutor
     expected: list[str]
 
-    def key_of(self, picture: bytes) -> bytes:
-        return content_key(self.executor._images._decoder(picture))
+    @property
+    def model(self) -> FaultyModel:
+        return self.executor.model
+
+    def pixels_of(self, picture: bytes) -> torch.Tensor:
+        return Decoder(self.model.image_size, self.model.resample, ImageLimits())(picture)
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +125,19 @@ def served(pictures) -> Iterator[Served]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BLIP2_MODEL", str(ROOT / "demo" / "checkpoint"))
         patch.setenv("BLIP2_FEATURE_CACHE_MB", "0")
-        with serve_executor() as (port, executor):
+        with serve_executor("FaultyExecutor") as (port, executor):
+            assert isinstance(executor, FaultyExecutor)
             served = Served(port, executor, [])
             served.expected = [answers(reply)[0] for reply in ask_all(port, pictures)]
             assert len(set(served.expected)) > 1
             yield served
+
+
+@pytest.fixture(autouse=True)
+def faultless(served) -> Iterator[None]:
+    yield
+    served.model.reset()
+    served.executor.service.fault = lambda queries: None
 
 
 def ask(port: int, request: bytes) -> bytes:
@@ -151,92 +227,67 @@ def test_an_option_out_of_range(served, pictures):
     only(served, pictures, 5, "INVALID_OPTIONS", ImagePrompt(img_bytes=pictures[5], prompt=QUESTION, num_beams=99))
 
 
-def fail_with(guilty: bytes, failure: Exception) -> Callable[[Engine, PreparedBatch], list[str]]:
-    """A device that fails on every batch with the picture of `guilty`."""
-    run = Engine._run
+def break_encoding(served: Served, picture: bytes, failure: Exception) -> None:
+    """Has the device fail on every batch with a picture."""
+    guilty = served.pixels_of(picture)
 
-    def failing(self: Engine, batch: PreparedBatch) -> list[str]:
-        if guilty in batch.keys:
+    def encode(encode_images: Callable[..., torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
+        if (pixels == guilty).flatten(1).all(1).any():
             raise failure
-        return run(self, batch)
+        return encode_images(pixels)
 
-    return failing
+    served.model.encode = encode
 
 
-def test_a_model_call_that_raises(served, pictures, monkeypatch):
-    guilty = served.key_of(pictures[9])
-    monkeypatch.setattr(Engine, "_run", fail_with(guilty, ValueError(f"{SECRET} in {ROOT}")))
+def test_a_model_call_that_raises(served, pictures):
+    break_encoding(served, pictures[9], ValueError(f"{SECRET} in {ROOT}"))
     assert "reference" in only(served, pictures, 9, "INTERNAL")
 
 
-def test_out_of_memory_of_one_document(served, pictures, monkeypatch):
-    guilty = served.key_of(pictures[9])
-    monkeypatch.setattr(Engine, "_run", fail_with(guilty, torch.OutOfMemoryError(SECRET)))
+def test_out_of_memory_of_one_document(served, pictures):
+    break_encoding(served, pictures[9], torch.OutOfMemoryError(SECRET))
     only(served, pictures, 9, "OUT_OF_MEMORY")
 
 
-def test_out_of_memory_at_16_but_not_at_8_harms_nobody(served, pictures, monkeypatch):
-    sizes = []
-    run = Engine._run
-
-    def limited(self: Engine, batch: PreparedBatch) -> list[str]:
-        sizes.append(len(batch.keys))
-        if len(batch.keys) > 8:
-            raise torch.OutOfMemoryError
-        return run(self, batch)
-
-    monkeypatch.setattr(Engine, "_run", limited)
+def test_out_of_memory_at_16_but_not_at_8_harms_nobody(served, pictures):
+    served.model.generate_fault, served.model.largest = torch.OutOfMemoryError(), 8
     replies = ask_all(served.port, pictures)
     assert [answers(reply)[0] for reply in replies] == served.expected
-    assert max(sizes) > 8
+    assert max(served.model.sizes) > 8
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_a_logit_that_is_not_finite(served, pictures, monkeypatch, number):
+def test_a_logit_that_is_not_finite(served, pictures, number):
     """The features of one picture are not finite, so none of its scores is."""
-    model = served.executor._model
-    guilty = served.executor._images._decoder(pictures[9])
-    encode = model.encode_images
+    guilty = served.pixels_of(pictures[9])
 
-    def overflow(pixels: torch.Tensor) -> torch.Tensor:
-        features = encode(pixels).clone()
+    def overflow(encode_images: Callable[..., torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
+        features = encode_images(pixels).clone()
         features[(pixels == guilty).flatten(1).all(1)] = number
         return features
 
-    monkeypatch.setattr(model, "encode_images", overflow)
+    served.model.encode = overflow
     only(served, pictures, 9, "MODEL_FAILED")
 
 
 @pytest.mark.parametrize("options", [{"num_beams": 3}, {"do_sample": True, "seed": 1}], ids=["beams", "sampling"])
-def test_a_logit_that_is_not_finite_in_every_kind_of_search(served, pictures, monkeypatch, options):
-    model = served.executor._model
-    encode = model.encode_images
-    monkeypatch.setattr(model, "encode_images", lambda pixels: encode(pixels) * float("nan"))
+def test_a_logit_that_is_not_finite_in_every_kind_of_search(served, pictures, options):
+    served.model.encode = lambda encode_images, pixels: encode_images(pixels) * float("nan")
     reply = ask(served.port, serialised(ImagePrompt(img_bytes=pictures[0], prompt=QUESTION, **options)))
     assert error(reply).startswith("MODEL_FAILED: ")
 
 
-def test_a_bug_in_our_own_handling_of_a_document(served, pictures, monkeypatch):
-    render = prompts.render
+def test_a_bug_in_our_own_handling_of_a_document(served, pictures):
+    served.model.broken_prompt = "bug"
+    only(served, pictures, 3, "INTERNAL", ImagePrompt(img_bytes=pictures[3], prompt="bug"))
 
-    def buggy(prompt: str | None, template: str) -> str:
-        if prompt == "bug?":
+
+def test_a_bug_in_our_own_handling_of_a_request(served, pictures, capfd):
+    def buggy(queries: Sequence[Query]) -> None:
+        if queries[0].prompt == "bug?":
             raise KeyError(f"{SECRET} in {ROOT}")
-        return str(render(prompt, template))
 
-    monkeypatch.setattr(prompts, "render", buggy)
-    only(served, pictures, 3, "INTERNAL", ImagePrompt(img_bytes=pictures[3], prompt="bug?"))
-
-
-def test_a_bug_in_our_own_handling_of_a_request(served, pictures, monkeypatch, capfd):
-    respond = Blip2Executor._respond_to_all
-
-    async def buggy(self: Blip2Executor, docs: Any, *args: Any) -> None:
-        if docs[0].prompt == "bug?":
-            raise KeyError(f"{SECRET} in {ROOT}")
-        await respond(self, docs, *args)
-
-    monkeypatch.setattr(Blip2Executor, "_respond_to_all", buggy)
+    served.executor.service.fault = buggy
     replies = ask_all(served.port, pictures, {3: ImagePrompt(img_bytes=pictures[3], prompt="bug?")})
     for client, reply in enumerate(replies):
         if client != 3:
@@ -252,16 +303,10 @@ def test_a_bug_in_our_own_handling_of_a_request(served, pictures, monkeypatch, c
     assert SECRET in logged.out + logged.err
 
 
-def test_a_sink_of_metrics_that_fails_costs_nobody_anything(served, pictures, monkeypatch):
-    told = []
-
-    def fail(report: BatchReport) -> None:
-        told.append(report)
-        raise ConnectionError(SECRET)
-
-    monkeypatch.setattr(served.executor._engine, "_on_batch", fail)
+def test_a_sink_of_metrics_that_fails_costs_nobody_anything(served, pictures):
+    told = len(served.executor.listener.told)
     assert [answers(reply)[0] for reply in ask_all(served.port, pictures)] == served.expected
-    assert sum(report.documents for report in told) == CLIENTS
+    assert sum(report.documents for report in served.executor.listener.told[told:]) == CLIENTS
 
 
 def request_error(reply: bytes) -> str:

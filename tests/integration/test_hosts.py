@@ -26,8 +26,8 @@ PORT, METRICS_PORT = 54321, 9100
 
 def test_a_replica_that_is_busy_gets_no_more_while_another_one_is_free(demo_environment, monkeypatch, picture):
     with (
-        hold_service(monkeypatch) as one,
-        hold_service(monkeypatch) as other,
+        hold_service() as one,
+        hold_service() as other,
         gateway_to(one.port, other.port) as port,
         grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):

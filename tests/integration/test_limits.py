@@ -24,7 +24,7 @@ GARBAGE = [b"\xff\xff\xff\xff", b"not protobuf at all", b"\x0a\xff\xff\xff\x7f",
 @pytest.fixture
 def held(tiny_t5, monkeypatch) -> Iterator[HeldService]:
     settings = {"model": str(tiny_t5), "max_message_mb": 1, "max_calls": MOST_CALLS}
-    with hold_service(monkeypatch, uses_with=settings) as service:
+    with hold_service(uses_with=settings) as service:
         yield service
 
 

@@ -12,8 +12,8 @@ from docarray import DocList
 from jina import Client, dynamic_batching, requests
 from jina.proto import jina_pb2_grpc
 
-from executor import Blip2Executor, ImagePrompt, Response
-from tests.integration.inprocess import TIMEOUT_S, HeldService, as_request, hold_service, numbered
+from executor import ImagePrompt, Response
+from tests.integration.inprocess import TIMEOUT_S, HeldExecutor, HeldService, as_request, hold_service, numbered
 
 BATCH = 4
 CALLS = ["unary", "stream"]
@@ -27,7 +27,7 @@ def tiny_environment(tiny_t5, monkeypatch):
 @pytest.fixture
 def held(tiny_environment, monkeypatch) -> Iterator[HeldService]:
     batching = {"/vqa": {"preferred_batch_size": BATCH, "timeout": 0}}
-    with hold_service(monkeypatch, uses_dynamic_batching=batching) as service:
+    with hold_service(uses_dynamic_batching=batching) as service:
         yield service
 
 
@@ -146,13 +146,8 @@ def test_an_unknown_preset_is_that_documents_error(held, picture):
     assert responses[1].error.startswith("INVALID_OPTIONS: 'preset' must be one of: ")
 
 
-def test_an_unexpected_error_is_that_documents_with_a_reference_that_is_in_the_log(
-    held, channel, picture, monkeypatch, capfd
-):
-    def fail(self: object, questions: object) -> None:
-        raise ValueError("s3cret")
-
-    monkeypatch.setattr(type(held.engine), "_prepare", fail)
+def test_an_unexpected_error_is_that_documents_with_a_reference_that_is_in_the_log(held, channel, picture, capfd):
+    held.engine.fault = ValueError("s3cret")
     reply = call(channel, "unary", numbered(picture, 1)).result(TIMEOUT_S)
     reply.document_array_cls = DocList[Response]
     error = reply.docs[0].error
@@ -165,7 +160,7 @@ def test_an_unexpected_error_is_that_documents_with_a_reference_that_is_in_the_l
     assert "s3cret" in logged.out + logged.err
 
 
-class Decorated(Blip2Executor):
+class Decorated(HeldExecutor):
     @dynamic_batching(preferred_batch_size=3, timeout=0)
     @requests
     async def vqa(self, docs: DocList[ImagePrompt], parameters: dict = {}, **kwargs: Any) -> DocList[Response]:  # noqa: B006
@@ -175,11 +170,11 @@ class Decorated(Blip2Executor):
 @pytest.mark.parametrize(
     ("uses", "arguments", "batch_size"),
     [
-        ("Blip2Executor", {}, 16),
+        ("HeldExecutor", {}, 16),
         ("config.yml", {}, 7),
         ("config.yml", {"uses_dynamic_batching": {"/vqa": {"preferred_batch_size": 2}}}, 2),
-        ("Blip2Executor", {"uses_dynamic_batching": {"/vqa": {"preferred_batch_size": 5}}}, 5),
-        ("Blip2Executor", {"uses_dynamic_batching": {"/default": {"preferred_batch_size": 6, "timeout": 1}}}, 6),
+        ("HeldExecutor", {"uses_dynamic_batching": {"/vqa": {"preferred_batch_size": 5}}}, 5),
+        ("HeldExecutor", {"uses_dynamic_batching": {"/default": {"preferred_batch_size": 6, "timeout": 1}}}, 6),
         ("Decorated", {}, 3),
     ],
     ids=["default", "config.yml", "uses_dynamic_batching over config.yml", "path", "default endpoint", "decorator"],
@@ -190,8 +185,8 @@ def test_batches_are_as_large_as_configured_wherever_that_is(
 ):
     monkeypatch.chdir(tmp_path)
     section = "dynamic_batching:\n  /vqa:\n    preferred_batch_size: 7\n"
-    Path("config.yml").write_text(f"jtype: Blip2Executor\n{section}")
-    with hold_service(monkeypatch, uses, **arguments) as held:
+    Path("config.yml").write_text(f"jtype: HeldExecutor\n{section}")
+    with hold_service(uses, **arguments) as held:
         done: list[str] = []
 
         def post() -> None:

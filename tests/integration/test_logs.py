@@ -19,15 +19,25 @@ from tests.integration.test_tracing import TRACE, TRACEPARENT, attributes
 from tests.support.raw_calls import STREAM, TIMEOUT_S, UNARY
 from tests.support.starting import start_and_fail
 
-# As Jina loads the project's own config.yml: the package a second time, under the name of user_module.
+# As Jina loads the project's own config.yml: the package by its path, which Jina calls user_module.
 BROKEN = """
 from user_module import Blip2Executor
 
-class BrokenExecutor(Blip2Executor):
-    async def _answer(self, doc, parameters, images):
-        if doc.prompt == "fail":
+class BrokenEngine:
+    def __init__(self, engine):
+        self._engine = engine
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
+
+    def tokenize(self, prompt):
+        if prompt == "fail":
             raise RuntimeError("line one\\nline two")
-        return await super()._answer(doc, parameters, images)
+        return self._engine.tokenize(prompt)
+
+class BrokenExecutor(Blip2Executor):
+    def load_engine(self, *parts):
+        return BrokenEngine(super().load_engine(*parts))
 """
 
 

@@ -2,8 +2,7 @@
 
 import base64
 import socket
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import grpc
 import prometheus_client
@@ -16,9 +15,8 @@ from transformers import AutoTokenizer
 
 from demo.service import CHECKPOINT, ROOT, Service, free_port
 from executor import Blip2Executor, ImagePrompt, Response
-from executor.model.engine import PreparedBatch
 from executor.telemetry.observer import SILENT
-from tests.integration.inprocess import TIMEOUT_S, WatchedBatcher, as_request, hold_service, numbered, serve_executor
+from tests.integration.inprocess import TIMEOUT_S, as_request, hold_service, numbered, serve_executor
 from tests.integration.test_load import answers, call
 from tests.support.raw_calls import UNARY, outcome
 from tests.support.scraping import Scrape
@@ -105,16 +103,12 @@ def test_local_pictures_are_counted(metrics_port, monkeypatch):
         assert Scrape(metrics_port).above_zero("blip2_pictures_total", "source") == {"file": 1}
 
 
-def test_what_waits_is_seen_while_it_waits_and_travels_as_one_batch(metrics_port, picture, monkeypatch):
-    monkeypatch.setattr("executor.jina_adapter.executor.Batcher", WatchedBatcher)
-    with serve_executor() as (port, executor), grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        batcher = executor._batcher
-        assert isinstance(batcher, WatchedBatcher)
-        entered, proceed = hold_device(batcher, monkeypatch)
+def test_what_waits_is_seen_while_it_waits_and_travels_as_one_batch(metrics_port, picture):
+    with hold_service("GatedExecutor") as held, grpc.insecure_channel(f"127.0.0.1:{held.port}") as channel:
         first = call(channel, "unary", numbered(picture, 0))
-        assert entered.acquire(timeout=TIMEOUT_S)
+        assert held.engine.entered.acquire(timeout=TIMEOUT_S)
         second = call(channel, "unary", numbered(picture, 1, 2, 3, 4))
-        batcher.wait_for_submitted(range(5))
+        held.batcher.wait_for_submitted(range(5))
 
         scrape = Scrape(metrics_port)
         assert scrape.value("blip2_queue_documents") == 4
@@ -123,7 +117,7 @@ def test_what_waits_is_seen_while_it_waits_and_travels_as_one_batch(metrics_port
         assert scrape.value("blip2_request_bytes_in_service") == 5 * (len(picture) + len("how many cats?"))
         assert scrape.value("blip2_queue_wait_seconds_count") == 1
 
-        proceed.release(2)
+        held.engine.let(2)
         replies = answers(first) + answers(second)
         scrape = Scrape(metrics_port)
     assert all(replies)
@@ -135,20 +129,6 @@ def test_what_waits_is_seen_while_it_waits_and_travels_as_one_batch(metrics_port
     assert scrape.value("blip2_tokens_total") == count_tokens(replies)
 
 
-def hold_device(batcher: WatchedBatcher, monkeypatch: pytest.MonkeyPatch) -> "tuple[threading.Semaphore, ...]":
-    """What is released when a batch reaches the device, and what lets one through."""
-    entered, proceed = threading.Semaphore(0), threading.Semaphore(0)
-    run = batcher._run
-
-    def held(batch: PreparedBatch) -> Sequence[str]:
-        entered.release()
-        assert proceed.acquire(timeout=TIMEOUT_S)
-        return run(batch)
-
-    monkeypatch.setattr(batcher, "_run", held)
-    return entered, proceed
-
-
 @pytest.mark.parametrize(
     ("limit", "padding", "seeds"),
     [({"max_queue": 1}, 0, (1, 2, 3)), ({"max_queue_mb": 1}, 600_000, (1, 2))],
@@ -158,7 +138,7 @@ def test_documents_for_which_there_is_no_room_are_counted(tiny_t5, picture, monk
     metrics_port = free_port()
     settings = {"model": str(tiny_t5), "metrics_port": metrics_port} | limit
     with (
-        hold_service(monkeypatch, uses_with=settings) as held,
+        hold_service(uses_with=settings) as held,
         grpc.insecure_channel(f"127.0.0.1:{held.port}") as channel,
     ):
         inside = call(channel, "unary", numbered(picture, 0))
@@ -193,7 +173,7 @@ def test_calls_that_are_refused_are_counted_by_reason(tiny_t5, picture, monkeypa
     settings = {"model": str(tiny_t5), "auth_tokens": TOKEN, "max_calls": 1, "metrics_port": metrics_port}
     token = (("authorization", f"Bearer {TOKEN}"),)
     with (
-        hold_service(monkeypatch, uses_with=settings) as held,
+        hold_service(uses_with=settings) as held,
         grpc.insecure_channel(f"127.0.0.1:{held.port}") as channel,
     ):
         assert outcome(channel, UNARY, b"\xff")[0] is grpc.StatusCode.UNAUTHENTICATED
@@ -265,4 +245,5 @@ def test_python_dash_m_serves_metrics_and_a_second_one_on_their_port_says_why_it
 
 def test_without_a_port_nothing_is_counted(demo_environment):
     with serve_executor() as (_, executor):
-        assert executor._observer is SILENT
+        assert executor.server_policy.observer is SILENT
+        assert executor.server_policy.metrics_port is None

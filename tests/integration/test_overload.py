@@ -24,7 +24,7 @@ def settings() -> dict[str, object]:
 def held(tiny_t5, settings, monkeypatch) -> Iterator[HeldService]:
     batching = {"/vqa": {"preferred_batch_size": 2, "timeout": 0}}
     uses_with = settings | {"model": str(tiny_t5)}
-    with hold_service(monkeypatch, uses_with=uses_with, uses_dynamic_batching=batching) as service:
+    with hold_service(uses_with=uses_with, uses_dynamic_batching=batching) as service:
         yield service
 
 
@@ -61,7 +61,7 @@ def test_a_refused_document_costs_no_picture(held, channel, picture, monkeypatch
     async def load(*args: object) -> None:
         loaded.append(args)
 
-    monkeypatch.setattr(held.executor._images, "load", load)
+    monkeypatch.setattr(ImageLoader, "load", load)
     assert errors(call(channel, "unary", numbered(picture, 100)))[0].startswith("OVERLOADED: ")
     held.engine.let(1000)
     for one in waiting:

@@ -19,7 +19,7 @@ def full(tiny_t5, monkeypatch, picture) -> Iterator[tuple[HeldService, grpc.Chan
     """One document is in the service, which has room for no other."""
     monkeypatch.setenv("BLIP2_MODEL", str(tiny_t5))
     with (
-        hold_service(monkeypatch, uses_with={"max_queue": 1}) as held,
+        hold_service(uses_with={"max_queue": 1}) as held,
         grpc.insecure_channel(f"127.0.0.1:{held.port}") as channel,
     ):
         stub = jina_pb2_grpc.JinaSingleDataRequestRPCStub(channel)
@@ -59,7 +59,7 @@ def flooded(full) -> tuple[HeldService, grpc.Channel, grpc.Future]:
 def test_of_a_flood_a_call_is_refused_before_its_message_is_received(flooded, picture, monkeypatch, size):
     held = flooded[0]
     received: list[object] = []
-    monkeypatch.setattr(held.executor, "refusal", lambda: received.append("its documents"))
+    monkeypatch.setattr(held.executor, "overload", lambda: received.append("its documents"))
     message = as_request(numbered(picture + bytes(size), 1)).proto_with_data.SerializeToString()
 
     async def ask() -> None:  # as jina.Client does

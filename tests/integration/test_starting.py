@@ -79,9 +79,9 @@ def test_the_jina_command_line_starts_the_service_from_anywhere(tmp_path, two_ca
 
 
 def test_health_is_told_by_the_check_of_the_container(service):
-    command = [sys.executable, str(ROOT / "executor" / "healthcheck.py"), "--port"]
-    assert subprocess.run([*command, str(service.port)], check=False, timeout=60).returncode == 0
-    assert subprocess.run([*command, str(free_port())], check=False, timeout=60).returncode == 1
+    command = [sys.executable, "-m", "executor", "health", "--port"]
+    assert subprocess.run([*command, str(service.port)], cwd=ROOT, check=False, timeout=60).returncode == 0
+    assert subprocess.run([*command, str(free_port())], cwd=ROOT, check=False, timeout=60).returncode == 1
 
 
 @pytest.mark.parametrize(

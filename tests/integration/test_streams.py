@@ -2,9 +2,8 @@
 
 import itertools
 import queue
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import grpc
 import pytest
@@ -13,7 +12,8 @@ from jina import Client
 from jina.proto import jina_pb2, jina_pb2_grpc
 from jina.types.request.data import DataRequest
 
-from executor import ImagePrompt, Response
+from executor import Response
+from executor.service import Query
 from tests.integration.inprocess import TIMEOUT_S, HeldService, as_request, gateway_to, hold_service, numbered
 
 BATCH = 2
@@ -26,7 +26,7 @@ PASSER_BY = 10_000
 def held(tiny_t5, monkeypatch) -> Iterator[HeldService]:
     monkeypatch.setenv("BLIP2_MODEL", str(tiny_t5))
     batching = {"/vqa": {"preferred_batch_size": BATCH, "timeout": 0}}
-    with hold_service(monkeypatch, uses_dynamic_batching=batching) as service:
+    with hold_service(uses_dynamic_batching=batching) as service:
         yield service
 
 
@@ -171,7 +171,7 @@ def test_a_clients_prefetch_bounds_what_is_in_flight(held, port, picture):
 
 
 def test_an_executor_that_does_not_ask_for_it_gets_one_request_of_a_stream_at_a_time(held, picture):
-    del held.executor.stream_documents
+    held.executor.keeps_contract = False
     with open_stream(held.port) as stream:
         stream.send(*each(picture, range(3)))
         held.batcher.wait_for_submitted([0])
@@ -241,7 +241,7 @@ def test_many_long_requests_at_once_are_all_answered_though_the_queue_is_short(t
     max_queue, requests, size = 4 * PER_REQUEST, 5, 3 * PER_REQUEST
     batching = {"/vqa": {"preferred_batch_size": BATCH, "timeout": 0}}
     with (
-        hold_service(monkeypatch, uses_with={"max_queue": max_queue}, uses_dynamic_batching=batching) as held,
+        hold_service(uses_with={"max_queue": max_queue}, uses_dynamic_batching=batching) as held,
         gateway_to(held.port) as port,
         open_stream(port) as stream,
     ):
@@ -254,16 +254,9 @@ def test_many_long_requests_at_once_are_all_answered_though_the_queue_is_short(t
 
 
 @pytest.fixture
-def sizes(held, monkeypatch) -> list[int]:
-    """How many documents each request had that reached the Executor."""
-    sizes: list[int] = []
-    respond_to_all = held.executor._respond_to_all
-
-    async def noted(docs: DocList[ImagePrompt], *args: Any) -> None:
-        sizes.append(len(docs))
-        await respond_to_all(docs, *args)
-
-    monkeypatch.setattr(held.executor, "_respond_to_all", noted)
+def sizes(held) -> list[int]:
+    """How many documents each request had that reached the service."""
+    sizes: list[int] = held.service.sizes
     return sizes
 
 
@@ -306,19 +299,16 @@ def test_requests_with_other_parameters_or_too_large_travel_alone(held, sizes, p
     assert sizes[-8:] == [1] * 8
 
 
-def test_a_request_that_fails_as_a_whole_fails_alone_though_it_travelled_with_others(
-    held, port, picture, full, monkeypatch
-):
+def test_a_request_that_fails_as_a_whole_fails_alone_though_it_travelled_with_others(held, port, picture, full):
     seeds, guilty = range(2 * full), full
-    respond_to_all, failed = held.executor._respond_to_all, []
+    failed = []
 
-    async def fail(docs: DocList[ImagePrompt], *args: Any) -> None:
-        if guilty in [doc.seed for doc in docs]:
-            failed.append(len(docs))
+    def fail(queries: Sequence[Query]) -> None:
+        if guilty in [query.options["seed"] for query in queries]:
+            failed.append(len(queries))
             raise RuntimeError("of this request")
-        await respond_to_all(docs, *args)
 
-    monkeypatch.setattr(held.executor, "_respond_to_all", fail)
+    held.service.fault = fail
     with open_stream(port) as stream:
         stream.send(*each(picture, seeds))
         held.batcher.wait_for_submitted(range(full))

@@ -46,7 +46,7 @@ def files(authority) -> tuple[Path, Path]:
 @pytest.fixture
 def secured(tiny_t5, files, monkeypatch) -> Iterator[HeldService]:
     settings = {"model": str(tiny_t5), "tls_cert": str(files[0]), "tls_key": str(files[1])}
-    with hold_service(monkeypatch, uses_with=settings) as service:
+    with hold_service(uses_with=settings) as service:
         service.engine.let(1000)
         yield service
 
@@ -123,7 +123,7 @@ def test_mutual_tls_lets_in_who_has_a_certificate_of_the_authority(
     foreign_cert, foreign_key = other.issue()
     own = grpc.ssl_channel_credentials(authority.pem, key, cert)
     foreign = grpc.ssl_channel_credentials(authority.pem, foreign_key, foreign_cert)
-    with hold_service(monkeypatch, uses_with=settings) as service:
+    with hold_service(uses_with=settings) as service:
         service.engine.let(1000)
         assert ask(service.port, picture, own) == ["1", "2"]
         assert is_refused(service.port, picture, grpc.ssl_channel_credentials(authority.pem))

@@ -17,9 +17,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from benchmarks.collector import Collector
 from demo.service import Service, free_port
 from executor import ImagePrompt, Response
-from tests.integration.inprocess import TIMEOUT_S, WatchedBatcher, numbered, serve_executor
+from tests.integration.inprocess import TIMEOUT_S, hold_service, numbered
 from tests.integration.test_load import answers, call
-from tests.integration.test_metrics import hold_device
 from tests.support.raw_calls import UNARY, outcome
 
 QUESTION = "how many cats are there?"
@@ -140,18 +139,14 @@ def test_faults_are_seen_by_their_code(traced, collector, pictures_url):
 
 
 def test_a_batch_links_to_the_requests_that_it_answers(demo_environment, picture, monkeypatch):
-    monkeypatch.setattr("executor.jina_adapter.executor.Batcher", WatchedBatcher)
     with closing(Collector()) as collector:
         monkeypatch.setenv("BLIP2_OTLP_ENDPOINT", f"http://127.0.0.1:{collector.port}")
-        with serve_executor() as (port, executor), grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            batcher = executor._batcher
-            assert isinstance(batcher, WatchedBatcher)
-            entered, proceed = hold_device(batcher, monkeypatch)
+        with hold_service("GatedExecutor") as held, grpc.insecure_channel(f"127.0.0.1:{held.port}") as channel:
             calls = [call(channel, "unary", numbered(picture, 0))]
-            assert entered.acquire(timeout=TIMEOUT_S)
+            assert held.engine.entered.acquire(timeout=TIMEOUT_S)
             calls += [call(channel, "unary", numbered(picture, seed)) for seed in (1, 2)]
-            batcher.wait_for_submitted([0, 1, 2])
-            proceed.release(2)
+            held.batcher.wait_for_submitted([0, 1, 2])
+            held.engine.let(2)
             assert all(answers(each) for each in calls)
         # What the end of a service has not sent will not come.
         spans = collector.wait_for(lambda spans: True)

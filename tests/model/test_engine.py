@@ -10,11 +10,12 @@ from demo.service import CHECKPOINT, ROOT
 from executor.checkpoints import loading as checkpoint
 from executor.errors import ErrorCode, RequestError
 from executor.model.blip2 import Blip2Model
-from executor.model.engine import BatchReport, Engine, Question, batch_key
+from executor.model.engine import Engine, Question, batch_key
 from executor.model.stopwatch import Stopwatch
 from executor.pictures.decoding import Decoder
 from executor.pictures.limits import ImageLimits
 from executor.questions.options import GenerationOptions
+from executor.telemetry.observer import BatchReport
 from tests.model.test_blip2 import BEAMS, GREEDY, PROMPTS, as_tensor, draw_pictures
 
 CACHE_BYTES = 1_000_000
@@ -29,7 +30,7 @@ def model(request: pytest.FixtureRequest) -> Blip2Model:
 
 def ask(engine: Engine, questions: list[Question]) -> list[str]:
     assert len({batch_key(question) for question in questions}) == 1
-    return engine.run(engine.prepare(questions))
+    return engine.run(engine.collate(questions))
 
 
 def count_encoded(model: Blip2Model, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -61,7 +62,7 @@ def test_answers_from_the_cache_are_those_without_it(model, options):
         answers = ask(cached, questions)
         assert answers == ask(uncached, questions)
         assert answers == [ask(Engine(model, 0), [question])[0] for question in questions]
-    assert cached.features.misses <= len(PICTURES) < cached.features.hits
+    assert cached.cache_misses <= len(PICTURES) < cached.cache_hits
 
 
 def test_one_picture_with_many_questions_is_encoded_once(model, monkeypatch):
@@ -116,7 +117,7 @@ def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_out_of_memory_is_an_error_of_its_own_and_frees_what_is_kept(model, monkeypatch, error):
     engine = Engine(model, CACHE_BYTES)
-    batch = engine.prepare([Question(PICTURES[0], model.tokenize(PROMPTS[0]), GREEDY)])
+    batch = engine.collate([Question(PICTURES[0], model.tokenize(PROMPTS[0]), GREEDY)])
     encoded = count_encoded(model, monkeypatch)
     with monkeypatch.context() as failing:
         fail_with(error, failing)
@@ -125,12 +126,26 @@ def test_out_of_memory_is_an_error_of_its_own_and_frees_what_is_kept(model, monk
     assert failed.value.code is ErrorCode.OUT_OF_MEMORY
     assert failed.value.__context__ is None  # nothing holds the failed attempt's tensors
     engine.run(batch)
+    assert encoded == [1]  # what is kept is freed by who may touch it, and by nobody else
+    engine.recover(failed.value)
+    engine.run(batch)
     assert encoded == [1, 1]
+
+
+def test_only_a_lack_of_memory_frees_what_is_kept(model, monkeypatch):
+    engine = Engine(model, CACHE_BYTES)
+    batch = engine.collate([Question(PICTURES[0], model.tokenize(PROMPTS[0]), GREEDY)])
+    encoded = count_encoded(model, monkeypatch)
+    engine.run(batch)
+    engine.recover(ValueError("a defect"))
+    engine.recover(RequestError(ErrorCode.MODEL_FAILED, "not finite"))
+    engine.run(batch)
+    assert encoded == [1]
 
 
 def test_any_other_error_stays_what_it_is(model, monkeypatch):
     engine = Engine(model, CACHE_BYTES)
-    batch = engine.prepare([Question(PICTURES[0], model.tokenize(PROMPTS[0]), GREEDY)])
+    batch = engine.collate([Question(PICTURES[0], model.tokenize(PROMPTS[0]), GREEDY)])
     fail_with(ValueError("a defect"), monkeypatch)
     with pytest.raises(ValueError, match="a defect"):
         engine.run(batch)
@@ -140,7 +155,7 @@ def test_any_other_error_stays_what_it_is(model, monkeypatch):
 def test_a_cuda_device_is_lost_when_it_cannot_even_synchronise(tiny_t5, monkeypatch, sticky):
     model = Blip2Model(checkpoint.load(str(tiny_t5), device="cpu"), max_prompt_tokens=64)
     engine = Engine(model, CACHE_BYTES)
-    batch = engine.prepare([Question(PICTURES[0], model.tokenize(PROMPTS[0]), GREEDY)])
+    batch = engine.collate([Question(PICTURES[0], model.tokenize(PROMPTS[0]), GREEDY)])
     cause = torch.AcceleratorError("CUDA error: device-side assert triggered")
     fail_with(cause, monkeypatch)
 

@@ -13,24 +13,24 @@ from executor.scheduling.batcher import Batcher
 
 TIMEOUT_S = 30
 LOSES_DEVICE = -1000
-UNPREPARABLE = 1000
+NOT_COLLATABLE = 1000
 
 
 class Device:
     """Doubles numbers, one batch at a time, and only when the test lets it."""
 
     def __init__(self) -> None:
-        self.prepared: list[list[int]] = []
+        self.collated: list[list[int]] = []
         self.batches: list[list[int]] = []
-        self.preparing = threading.Semaphore(0)
+        self.collating = threading.Semaphore(0)
         self.entered = threading.Semaphore(0)
         self.proceed = threading.Semaphore(0)
 
-    def prepare(self, items: Sequence[int]) -> list[int]:
-        self.prepared.append(list(items))
-        self.preparing.release()
-        if UNPREPARABLE in items:
-            raise ValueError("unpreparable")
+    def collate(self, items: Sequence[int]) -> list[int]:
+        self.collated.append(list(items))
+        self.collating.release()
+        if NOT_COLLATABLE in items:
+            raise ValueError("cannot collate")
         return list(items)
 
     def run(self, items: list[int]) -> list[int]:
@@ -48,8 +48,8 @@ class Device:
 
 
 def new_batcher(device: Device, **options: Any) -> Batcher[int, list[int], int]:
-    options = {"max_batch": 4, "max_wait_s": 0, "max_queue": 8} | options
-    return Batcher(device.prepare, device.run, **options)
+    options = {"max_batch": 4, "max_wait_s": 0} | options
+    return Batcher(device.collate, device.run, **options)
 
 
 @pytest.fixture
@@ -107,23 +107,22 @@ def test_a_cancelled_item_is_never_computed(device, batcher):
         left.result()
 
 
-def test_a_cancelled_item_frees_its_place_in_a_full_queue_at_once(device, batcher):
+def test_a_cancelled_item_waits_no_longer(device, batcher):
     occupy(device, batcher)
     futures = [batcher.submit(item) for item in range(1, 9)]
-    assert device.preparing.acquire(timeout=TIMEOUT_S)  # item 0
-    assert device.preparing.acquire(timeout=TIMEOUT_S)  # items 1 to 4, ahead of time
-    for prepared_or_not in (futures[0], futures[7]):
-        prepared_or_not.cancel()
-        batcher.submit(9)
-        with pytest.raises(RequestError, match="OVERLOADED"):
-            batcher.submit(9)
+    assert device.collating.acquire(timeout=TIMEOUT_S)  # item 0
+    assert device.collating.acquire(timeout=TIMEOUT_S)  # items 1 to 4, ahead of time
+    assert batcher.waiting == 8
+    for left, collated_or_not in enumerate((futures[0], futures[7]), 1):
+        collated_or_not.cancel()
+        assert batcher.waiting == 8 - left
 
 
-def test_who_leaves_a_prepared_batch_is_not_computed_and_another_takes_the_place(device, batcher):
+def test_who_leaves_a_collated_batch_is_not_computed_and_another_takes_the_place(device, batcher):
     occupy(device, batcher)
     futures = [batcher.submit(item) for item in range(1, 7)]
     for _ in range(2):
-        assert device.preparing.acquire(timeout=TIMEOUT_S)
+        assert device.collating.acquire(timeout=TIMEOUT_S)
     assert futures[1].cancel()
     device.let(3)
     assert [future.result(TIMEOUT_S) for future in futures if not future.cancelled()] == [2, 6, 8, 10, 12]
@@ -139,18 +138,18 @@ def test_when_everybody_left_nothing_is_computed(device, batcher):
     assert device.batches == [[0], [7]]
 
 
-def test_a_full_batch_is_prepared_while_the_device_is_busy(device, batcher):
+def test_a_full_batch_is_collated_while_the_device_is_busy(device, batcher):
     occupy(device, batcher)
-    assert device.preparing.acquire(timeout=TIMEOUT_S)
+    assert device.collating.acquire(timeout=TIMEOUT_S)
     futures = [batcher.submit(item) for item in range(1, 5)]
-    assert device.preparing.acquire(timeout=TIMEOUT_S)
+    assert device.collating.acquire(timeout=TIMEOUT_S)
     assert device.batches == [[0]]
-    assert device.prepared == [[0], [1, 2, 3, 4]]
+    assert device.collated == [[0], [1, 2, 3, 4]]
     device.let(2)
     assert [future.result(TIMEOUT_S) for future in futures] == [2, 4, 6, 8]
 
 
-def test_a_batch_that_can_still_grow_is_not_prepared_ahead(device, batcher):
+def test_a_batch_that_can_still_grow_is_not_collated_ahead(device, batcher):
     occupy(device, batcher)
     for item in (1, 2, 3):
         batcher.submit(item)
@@ -159,11 +158,11 @@ def test_a_batch_that_can_still_grow_is_not_prepared_ahead(device, batcher):
     grown = batcher.submit(4)
     device.let(3)
     assert (grown.result(TIMEOUT_S), last.result(TIMEOUT_S)) == (8, 80)
-    assert device.prepared == device.batches == [[0], [1, 2, 3, 4], [10, 20, 30, 40]]
+    assert device.collated == device.batches == [[0], [1, 2, 3, 4], [10, 20, 30, 40]]
 
 
 def test_no_key_starves_under_constant_load_of_another(device):
-    batcher = new_batcher(device, max_queue=64)
+    batcher = new_batcher(device)
     occupy(device, batcher)
     for item in range(1, 5):
         batcher.submit(item, key="many")
@@ -180,17 +179,35 @@ def test_no_key_starves_under_constant_load_of_another(device):
     batcher.close()
 
 
-def test_an_item_that_cannot_be_prepared_leaves_its_batch_unharmed(device, batcher):
+def test_an_item_that_cannot_be_collated_leaves_its_batch_unharmed(device, batcher):
     occupy(device, batcher)
-    futures = [batcher.submit(item) for item in (1, UNPREPARABLE, 3, 4)]
+    futures = [batcher.submit(item) for item in (1, NOT_COLLATABLE, 3, 4)]
     device.let(100)
-    with pytest.raises(ValueError, match="unpreparable"):
+    with pytest.raises(ValueError, match="cannot collate"):
         futures[1].result(TIMEOUT_S)
     assert [futures[place].result(TIMEOUT_S) for place in (0, 2, 3)] == [2, 6, 8]
 
 
+def test_a_failure_is_recovered_from_on_the_devices_thread_before_its_halves_are_tried(device):
+    recovered: list[tuple[str, int]] = []
+
+    def recover(error: Exception) -> None:
+        recovered.append((threading.current_thread().name, len(device.batches)))
+
+    batcher = new_batcher(device, recover=recover)
+    occupy(device, batcher)
+    futures = [batcher.submit(item) for item in (1, -2, 3, 4)]
+    device.let(100)
+    with pytest.raises(ValueError, match="negative"):
+        futures[1].result(TIMEOUT_S)
+    batcher.close()
+    # After the whole batch, after its first half, and after the guilty item alone.
+    assert [name for name, _ in recovered] == ["batcher"] * 3
+    assert [tried for _, tried in recovered] == [2, 3, 5]
+
+
 def test_too_few_results_are_an_error_and_not_a_dead_thread():
-    batcher: Batcher[int, list[int], int] = Batcher(list, lambda items: items[1:], 4, 0, 8)
+    batcher: Batcher[int, list[int], int] = Batcher(list, lambda items: items[1:], 4, 0)
     for _ in range(2):
         with pytest.raises(ValueError, match="shorter"):
             batcher.submit(1).result(TIMEOUT_S)
@@ -198,7 +215,7 @@ def test_too_few_results_are_an_error_and_not_a_dead_thread():
 
 
 @pytest.mark.parametrize("fatal", [RequestError(ErrorCode.DEVICE_LOST, "gone"), SystemExit("a defect")])
-def test_a_lost_device_fails_what_runs_what_is_prepared_and_what_waits(device, fatal):
+def test_a_lost_device_fails_what_runs_what_is_collated_and_what_waits(device, fatal):
     def run(items: list[int]) -> list[int]:
         device.run(items)
         raise fatal
@@ -211,7 +228,7 @@ def test_a_lost_device_fails_what_runs_what_is_prepared_and_what_waits(device, f
         told.append((reason, all(future.done() for future in futures)))
         ended.set()
 
-    batcher: Batcher[int, list[int], int] = Batcher(device.prepare, run, 4, 0, 8, on_device_lost)
+    batcher: Batcher[int, list[int], int] = Batcher(device.collate, run, 4, 0, on_device_lost=on_device_lost)
     futures.append(batcher.submit(0))
     assert device.entered.acquire(timeout=TIMEOUT_S)
     futures += [batcher.submit(item) for item in range(1, 7)]
@@ -245,17 +262,6 @@ def test_one_failing_item_leaves_its_batch_unharmed(device, batcher):
     with pytest.raises(ValueError, match="negative"):
         futures[1].result(TIMEOUT_S)
     assert [futures[place].result(TIMEOUT_S) for place in (0, 2, 3)] == [2, 6, 8]
-
-
-def test_a_full_queue_refuses_at_once_and_recovers(device, batcher):
-    occupy(device, batcher)
-    futures = [batcher.submit(item) for item in range(8)]
-    with pytest.raises(RequestError) as refused:
-        batcher.submit(9)
-    assert refused.value.code is ErrorCode.OVERLOADED
-    device.let(100)
-    assert [future.result(TIMEOUT_S) for future in futures] == [2 * item for item in range(8)]
-    assert batcher.submit(9).result(TIMEOUT_S) == 18
 
 
 def test_an_idle_device_waits_for_company_until_the_batch_is_full(device):

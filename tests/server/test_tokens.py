@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from executor.errors import StartupError
-from executor.server import tokens as access
 from executor.server.tokens import Tokens
 from executor.settings import Settings
 
@@ -43,7 +42,7 @@ def test_a_token_is_compared_with_every_known_one_in_constant_time(monkeypatch):
         return hmac.compare_digest(one, other)
 
     tokens = Tokens([FIRST, SECOND, THIRD], None, LOG)
-    monkeypatch.setattr(access, "hmac", type("Watched", (), {"compare_digest": staticmethod(compare)}))
+    monkeypatch.setattr("executor.server.tokens.hmac", type("Watched", (), {"compare_digest": staticmethod(compare)}))
     for offered in (FIRST, THIRD, "x"):
         compared.clear()
         tokens.accept(offered)

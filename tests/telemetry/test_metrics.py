@@ -1,5 +1,6 @@
 """The metrics by themselves: what they count, what they are called, and that they harm nobody."""
 
+import logging
 import re
 import socket
 import threading
@@ -9,13 +10,13 @@ from typing import Any
 
 import prometheus_client
 import pytest
+import tomllib
 
 from demo.service import ROOT, free_port
 from executor import ErrorCode, __version__
-from executor.model.engine import BatchReport
-from executor.model.stopwatch import StageTimes
-from executor.telemetry.metrics import Metrics, Readings, versions
-from executor.telemetry.observer import SILENT, Observer, Refusal, Source
+from executor.server.metrics_port import MetricsPort
+from executor.telemetry.metrics import Metrics, Readings, library_versions
+from executor.telemetry.observer import SILENT, BatchReport, Observer, Observers, Refusal, Source, StageTimes
 from tests.support.scraping import Scrape
 
 README = (ROOT / "README.md").read_text()
@@ -41,13 +42,19 @@ def metrics() -> Metrics:
 @pytest.fixture
 def port(metrics) -> Iterator[int]:
     port = free_port()
-    metrics.serve("127.0.0.1", port)
+    served = serve(metrics, port)
     yield port
-    metrics.close()
+    served.close()
+
+
+def serve(metrics: Metrics, port: int) -> MetricsPort:
+    served = MetricsPort(metrics.registry, range(port, port + 1), logging.getLogger("test"))
+    served.open("127.0.0.1")
+    return served
 
 
 def describe(metrics: Metrics) -> None:
-    metrics.describe(1.5, versions() | {"device": "cpu", "dtype": "float32", "compile": "off"})
+    metrics.describe(1.5, library_versions() | {"device": "cpu", "dtype": "float32", "compile": "off"})
 
 
 def tell_everything(observer: Observer) -> None:
@@ -163,7 +170,7 @@ def test_a_metric_that_fails_harms_nobody_and_is_logged_once(metrics, monkeypatc
 
     monkeypatch.setattr(prometheus_client.Counter, "inc", broken)
     monkeypatch.setattr(prometheus_client.Histogram, "observe", broken)
-    tell_everything(metrics)
+    tell_everything(Observers([metrics]))
     assert len(called) > 10
     assert len(caplog.records) == 1
 
@@ -178,28 +185,29 @@ def test_what_serves_is_told(metrics, port):
 
 
 def test_the_version_is_that_of_the_package():
-    assert f'\nversion = "{__version__}"\n' in (ROOT / "pyproject.toml").read_text()
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dynamic"] == ["version"]
+    assert __version__.split(".")[0].isdecimal()
 
 
 def test_the_port_and_the_thread_end_with_the_server(metrics):
     threads = threading.active_count()
     port = free_port()
-    metrics.serve("127.0.0.1", port)
+    served = serve(metrics, port)
     assert Scrape(port).names()
-    metrics.close()
-    metrics.close()
+    served.close()
+    served.close()
     with socket.socket() as probe, pytest.raises(ConnectionRefusedError):
         probe.connect(("127.0.0.1", port))
     assert threading.active_count() <= threads
 
 
 def test_a_client_that_says_nothing_keeps_no_thread(metrics, monkeypatch, capfd):
-    monkeypatch.setattr("executor.telemetry.metrics._LONGEST_SILENCE_S", 0.05)
+    monkeypatch.setattr("executor.server.metrics_port._LONGEST_SILENCE_S", 0.05)
     port = free_port()
-    metrics.serve("127.0.0.1", port)
+    served = serve(metrics, port)
     with socket.create_connection(("127.0.0.1", port), timeout=30) as silent:
         assert silent.recv(1) == b""  # the other side has hung up
-    metrics.close()
+    served.close()
     assert "Traceback" not in capfd.readouterr().err
 
 

@@ -14,10 +14,8 @@ from opentelemetry.trace import StatusCode, format_span_id, format_trace_id
 
 from executor import ErrorCode
 from executor.errors import RequestError
-from executor.model.engine import BatchReport
-from executor.model.stopwatch import StageTimes
 from executor.telemetry import tracing
-from executor.telemetry.observer import SILENT, Observer, Several
+from executor.telemetry.observer import SILENT, BatchReport, Observer, Observers, StageTimes
 from executor.telemetry.tracing import Tracing
 from tests.telemetry.test_metrics import tell_everything
 
@@ -218,8 +216,8 @@ def test_several_listeners_are_all_told_of_everything():
             return super().__getattribute__(name)
 
     listeners = Noting(), Noting()
-    tell_everything(Several(listeners))
-    several = Several(listeners)
+    tell_everything(Observers(listeners))
+    several = Observers(listeners)
     with several.call(METHOD, (), "an-id", lambda: 0), several.request("an-id/1"), several.document(0, 2):
         several.current_document()
     several.close()

@@ -13,7 +13,7 @@ keepalive ping every 10 s and wait 5 s for its answer."""
 
 
 class Balance:
-    """The replicas that a gateway knows, by address, and what they have to do.
+    """Knows what each replica of a gateway has to do, by address, and chooses the next one.
 
     Args:
         clock: in seconds.
@@ -29,19 +29,19 @@ class Balance:
         self.in_flight: Counter[str] = Counter()
 
     def says(self, address: str, serves: bool) -> None:
-        """A replica has said whether it serves, or cannot be asked."""
+        """Notes that a replica has said whether it serves, or cannot be asked."""
         if serves:
             self._left_out_until.pop(address, None)
         else:
             self._left_out_until[address] = math.inf
 
     def failed(self, address: str) -> None:
-        """A request did not reach a replica, or its answer did not come back."""
+        """Notes that a request did not reach a replica, or that its answer did not come back."""
         until = self._clock() + _DOUBT_S
         self._left_out_until[address] = max(self._left_out_until.get(address, until), until)
 
     def choose(self, addresses: list[str], tries: Counter[str]) -> int:
-        """The place in `addresses` of the replica for the next try of a request.
+        """Returns the place in `addresses` of the replica for the next try of a request.
 
         Of those that serve the one which was tried least for this request, of these the one with the fewest requests in
         flight, of these the next in turn. Where none serves, all are as good.
@@ -61,11 +61,11 @@ class Balance:
 
 
 def send_to_the_replica_with_the_least_to_do() -> None:
-    """A gateway sends requests to its replicas in turn, to one that is slow or silent as to the others.
+    """Has a gateway send each request to the replica with the fewest in flight, of those that serve.
 
+    Jina's sends requests to its replicas in turn, to one that is slow or silent as to the others.
     A host that is cut off gets every second request until its connection fails, and again after that, since a new
-    connection takes up to 20 s to fail. Now a request goes to the replica with the fewest in flight of those that
-    serve, by the gateway's own watch on their health.
+    connection takes up to 20 s to fail. Which ones serve, the gateway's own watch on their health tells.
     """
     from grpc.aio import AioRpcError
     from jina.serve.networking import DEFAULT_MINIMUM_RETRIES, GrpcConnectionPool
@@ -125,7 +125,7 @@ def send_to_the_replica_with_the_least_to_do() -> None:
 
 
 def balance_of(pool: Any) -> Balance:
-    """What is known of the replicas of a gateway's `GrpcConnectionPool`."""
+    """Returns what is known of the replicas of a gateway's `GrpcConnectionPool`."""
     if not hasattr(pool, "blip2_balance"):
         pool.blip2_balance = Balance()
     return pool.blip2_balance  # type: ignore[no-any-return]

@@ -21,9 +21,10 @@ _NOT_SHARED = {"grpc.use_local_subchannel_pool": 1}
 
 
 def drain_gateways() -> None:
-    """A gateway that ends closes its connections to Executors first, and cuts what is in progress.
+    """Has a gateway that ends finish what is in progress.
 
-    Now it says NOT_SERVING, refuses what is new, finishes what is in progress, and then ends.
+    Jina's closes its connections to Executors first, and cuts what is in progress. Now it says NOT_SERVING, refuses
+    what is new, finishes what is in progress, and then ends.
     """
     from jina.serve.runtimes.gateway.request_handling import GatewayRequestHandler
     from jina.serve.runtimes.servers.grpc import GRPCServer
@@ -49,9 +50,10 @@ def drain_gateways() -> None:
 
 
 def bear_keepalive_pings() -> None:
-    """Jina's clients send a keepalive ping every 10 s. A gateway takes that for abuse and cuts idle connections.
+    """Lets clients send a gateway the keepalive pings that they do send.
 
-    The next request of the client then fails with "Too many pings".
+    Jina's clients send one every 10 s. A gateway takes that for abuse and cuts idle connections. The next request of
+    the client then fails with "Too many pings".
     """
     from jina.serve.runtimes.gateway.request_handling import GatewayRequestHandler
     from jina.serve.runtimes.servers.grpc import GRPCServer
@@ -67,10 +69,10 @@ def bear_keepalive_pings() -> None:
 
 
 def say_whether_executors_can_be_reached() -> None:
-    """A gateway says SERVING whatever has become of its Executors.
+    """Has a gateway's health tell whether its Executors can be reached.
 
-    Now it says NOT_SERVING while none of the replicas of one of them says SERVING. It holds a health watch on each,
-    which ends at once when a process dies, and which no load can delay.
+    Jina's says SERVING whatever has become of them. Now it says NOT_SERVING while none of the replicas of one of them
+    says SERVING. It holds a health watch on each, which ends at once when a process dies, and which no load can delay.
     """
     from jina.serve.runtimes.gateway.request_handling import GatewayRequestHandler
     from jina.serve.runtimes.servers.grpc import GRPCServer
@@ -94,9 +96,10 @@ def say_whether_executors_can_be_reached() -> None:
 
 
 def connect_anew_after_a_failure() -> None:
-    """A gateway replaces a connection that failed, so that the next try need not wait; but gRPC shares connections.
+    """Gives a gateway a new connection after one that failed.
 
-    The new one is the old one, which waits longer after each refusal, and requests fail long after an Executor is back.
+    Jina's replaces it too, so that the next try need not wait; but gRPC shares connections. The new one is the old one,
+    which waits longer after each refusal, and requests fail long after an Executor is back.
     """
     from jina.serve.networking import connection_stub
 

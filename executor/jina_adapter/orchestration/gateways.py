@@ -21,13 +21,14 @@ _BATCH = 16
 
 
 def keep_order_behind_a_gateway() -> None:
-    """A gateway sends answers as they come; where `results_in_order=True` asks for order it may wait for ever.
+    """Has a gateway answer in order, and cancel what nobody waits for.
 
-    It does so when the client ends its stream after the last answer. And whatever the order, what a client that left
-    had asked for is computed to the end. Gateways started by a process that has imported this package keep the order
-    always, and cancel what nobody waits for. In front of this Executor alone they send on together what has arrived
-    while its replicas are busy: Jina spends 2 ms of CPU on each request between gateway and Executor. (Jina forks a
-    gateway, or spawns it with the classes that its parent has.)
+    Jina's sends answers as they come; where `results_in_order=True` asks for order it may wait for ever. It does so
+    when the client ends its stream after the last answer. And whatever the order, what a client that left had asked for
+    is computed to the end. Gateways started by a process that has imported this package keep the order always, and
+    cancel what nobody waits for. In front of this Executor alone they send on together what has arrived while its
+    replicas are busy: Jina spends 2 ms of CPU on each request between gateway and Executor. (Jina forks a gateway, or
+    spawns it with the classes that its parent has.)
     """
     from jina._docarray import DocumentArray
     from jina.serve.executors import __dry_run_endpoint__
@@ -87,9 +88,10 @@ def keep_order_behind_a_gateway() -> None:
 
 
 def cancel_what_a_gateway_has_sent() -> None:
-    """A gateway that stops waiting for an Executor does not cancel its call, so the Executor computes to the end.
+    """Has a gateway that stops waiting for an Executor cancel its call.
 
-    It waits for the trailing metadata first, and only waiting for the response itself would cancel a call of gRPC.
+    Jina's does not, so the Executor computes to the end. It waits for the trailing metadata first, and only waiting for
+    the response itself would cancel a call of gRPC.
     """
     from jina.proto.jina_pb2_grpc import JinaSingleDataRequestRPCStub
     from jina.serve.networking.connection_stub import _ConnectionStubs
@@ -119,9 +121,10 @@ def cancel_what_a_gateway_has_sent() -> None:
 
 
 def end_a_gateway_that_is_not_let_in() -> None:
-    """A gateway has no token for its Executors and passes on none of its clients', yet asks for ever to be let in.
+    """Ends a gateway in front of an Executor with tokens, and says why.
 
-    Now it does not start, and says why.
+    A gateway has no token for its Executors and passes on none of its clients', yet asks for ever to be let in. Now it
+    does not start, and says why.
     """
     from jina.serve.runtimes.gateway.graph.topology_graph import TopologyGraph
 
@@ -149,7 +152,7 @@ def end_a_gateway_that_is_not_let_in() -> None:
 
 
 def tell_no_addresses_of_executors() -> None:
-    """A gateway that cannot reach its Executors tells clients their addresses and how to configure it."""
+    """Keeps addresses of Executors, and how to configure a gateway, from what it tells clients when it fails."""
     from jina.excepts import InternalNetworkError
 
     told = {

@@ -17,6 +17,7 @@ from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from executor.server import signals
 from executor.settings import ENV_PREFIX, Settings
 
 CLOSING_S = 15.0
@@ -30,7 +31,7 @@ _WATCH_NAME = "end-with-parent"
 
 
 def drain_timeout_s(args: Any = None) -> float:
-    """The setting of that name, as far as a process without an Executor can know it.
+    """Returns the setting of that name, as far as a process without an Executor can know it.
 
     Args:
         args: of a Pod, for its own environment and its `uses_with`.
@@ -46,7 +47,7 @@ def drain_timeout_s(args: Any = None) -> float:
 
 
 def longest_end_s(args: Any) -> float:
-    """After so many seconds a process that was told to end is killed."""
+    """Returns the seconds after which a process that was told to end is killed."""
     return max(float(args.timeout_ctrl), drain_timeout_s(args) + CLOSING_S)
 
 
@@ -75,7 +76,7 @@ def end_with_parent(patience_s: float, end_s: float) -> None:
 
 
 def keep(**pod: Any) -> None:
-    """What a Pod's process runs in place of `jina.serve.executors.run.run`, with the same arguments."""
+    """Runs what a Pod's process would, and keeps it running: `jina.serve.executors.run.run`, with its arguments."""
     from jina.serve.executors.run import run
 
     if pod["args"].stateful:  # it has a companion, which knows this process alone
@@ -94,16 +95,10 @@ class _Keeper:
         self._end_s = longest_end_s(pod["args"])
         self._logger = JinaLogger(pod["name"], **vars(pod["args"]))
         self._context = multiprocessing.get_context("fork")
-        self._told_to_end, self._tell_to_end = os.pipe()
 
     def run(self) -> None:
         """Returns when the serving process has ended for good: as told, or because its first start failed."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        # The pipe and not the handler ends a wait: a handler waits for this thread to wake, which a signal that another
-        # thread was given does not do.
-        signal.signal(signal.SIGTERM, lambda number, frame: None)
-        os.set_blocking(self._tell_to_end, False)
-        signal.set_wakeup_fd(self._tell_to_end)
+        self._told_to_end = signals.wake_on_sigterm()
         self._pod["is_signal_handlers_installed"].set()
         end_with_parent(drain_timeout_s(self._pod["args"]) + CLOSING_S, self._end_s + CLOSING_S)
         pause_s = _SHORTEST_PAUSE_S
@@ -157,8 +152,7 @@ class _Keeper:
 def _serve(pod: dict[str, Any]) -> None:
     from jina.serve.executors.run import run
 
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.set_wakeup_fd(-1)  # the keeper's
+    signals.forget_wake_on_sigterm()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     faulthandler.enable()  # a segfault says where
     end_with_parent(0, longest_end_s(pod["args"]))

@@ -12,21 +12,24 @@ from multiprocessing import util
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from executor.jina_adapter.contract import executor_of
 from executor.jina_adapter.orchestration.keeper import CLOSING_S, end_with_parent, keep, longest_end_s
-from executor.jina_adapter.worker.server import policy_of
+from executor.server import signals
+from executor.server.calls import Calls
 
 
 def let_a_segfault_end_a_process() -> None:
-    """Jina handles SIGSEGV as if it asked to end; the handler returns to the instruction that failed, for ever."""
+    """Lets a segfault end a process. Jina's handler of it returns to the instruction that failed, for ever."""
     from jina.serve.runtimes import asyncio as runtimes
 
     runtimes.HANDLED_SIGNALS = tuple(number for number in runtimes.HANDLED_SIGNALS if number != signal.SIGSEGV)
 
 
 def end_pods_at_once_while_they_load() -> None:
-    """A Pod told to end while its model loads loads it to the end first; Ctrl-C ends all Pods of a program at once.
+    """Ends a Pod at once that is told to end while its model loads, and leaves Ctrl-C to the program.
 
-    That is not the order in which they can finish their work. The program gets the same Ctrl-C, and closes its Pods.
+    Jina's loads the model to the end first, and Ctrl-C ends all Pods of a program at once. That is not the order in
+    which they can finish their work. The program gets the same Ctrl-C, and closes its Pods.
     """
     from jina.serve.runtimes.asyncio import AsyncNewLoopRuntime
 
@@ -35,21 +38,20 @@ def end_pods_at_once_while_they_load() -> None:
     def _get_server(self: Any) -> Any:
         if multiprocessing.parent_process() is None:
             return get_server(self)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.remove_signal_handler(number)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signals.end_while_loading(self._loop)
         server = get_server(self)
-        self._loop.add_signal_handler(signal.SIGTERM, self.is_cancel.set)
+        signals.drain_on_sigterm(self._loop, self.is_cancel.set)
         return server
 
     AsyncNewLoopRuntime._get_server = _get_server
 
 
 def keep_pods_serving() -> None:
-    """A Pod whose process dies stays away while its program goes on, and outlives its program when that dies.
+    """Starts a Pod again when its process dies, and ends it when its program does.
 
-    What closes a Pod stops waiting after `timeout_ctrl`, even if its drain takes longer. A program that ends without
-    closing its Pods waits for them for ever. Now a keeper stands between the program and each process that serves.
+    Jina's stays away while its program goes on, and outlives its program when that dies. What closes a Pod stops
+    waiting after `timeout_ctrl`, even if its drain takes longer. A program that ends without closing its Pods waits for
+    them for ever. Now a keeper stands between the program and each process that serves.
     """
     from jina.orchestrate import pods
 
@@ -65,39 +67,47 @@ def keep_pods_serving() -> None:
 
 
 def end_a_worker_with_its_parent_and_its_device() -> None:
-    """A worker whose parent never imported this package has no keeper, and no worker knows of a lost device."""
+    """Ends a worker whose parent has ended, or whose device is lost.
+
+    One whose parent did not take its Deployment from this package has no keeper, and no worker of Jina knows of
+    devices.
+    """
     from jina.serve.runtimes.servers.grpc import GRPCServer
 
     set_up = GRPCServer.setup_server
 
     async def setup_server(self: Any) -> None:
-        policy = policy_of(self)
-        if policy is not None:
-            executor = self._request_handler._executor
+        executor = executor_of(self)
+        if executor is not None:
+            drain_timeout_s = executor.server_policy.drain_timeout_s
             loop = asyncio.get_running_loop()
             if threading.current_thread() is threading.main_thread():
                 loop.remove_signal_handler(signal.SIGSEGV)
             if multiprocessing.parent_process() is not None:
-                end_with_parent(policy.drain_timeout_s, policy.drain_timeout_s + CLOSING_S)
+                end_with_parent(drain_timeout_s, drain_timeout_s + CLOSING_S)
             if executor.on_device_lost is None:
-                executor.on_device_lost = lambda: asyncio.run_coroutine_threadsafe(_end_without_device(self), loop)
+                calls = executor.server_policy.calls
+
+                def end() -> None:
+                    asyncio.run_coroutine_threadsafe(_end_without_device(self, calls, drain_timeout_s), loop)
+
+                executor.on_device_lost = end
         await set_up(self)
 
     GRPCServer.setup_server = setup_server
 
 
-async def _end_without_device(server: Any) -> None:
-    policy = policy_of(server)
+async def _end_without_device(server: Any, calls: Calls, drain_timeout_s: float) -> None:
     try:
         await server.health_servicer.enter_graceful_shutdown()
-        await policy.calls.drain(policy.drain_timeout_s)
+        await calls.drain(drain_timeout_s)
         await server.server.stop(1)
     finally:
         os._exit(1)
 
 
 def look_up_no_public_address() -> None:
-    """Jina asks three hosts on the internet for the machine's address, to print it."""
+    """Keeps Jina from asking three hosts on the internet for the machine's address, to print it."""
     from jina.orchestrate import orchestrator
 
     orchestrator.get_public_ip = lambda: None

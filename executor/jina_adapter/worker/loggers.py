@@ -6,9 +6,10 @@ from executor.telemetry import logs
 
 
 def log_as_the_process_does() -> None:
-    """Jina gives each of its loggers handlers of its own, with its formats, and makes new loggers at any time.
+    """Has Jina's loggers write as the process does.
 
-    In a process that logs JSON they write through the handler of all others.
+    Jina gives each of them handlers of its own, with its formats, and makes new loggers at any time. In a process that
+    logs JSON they write through the handler of all others.
     """
     from jina.logging.logger import JinaLogger
 

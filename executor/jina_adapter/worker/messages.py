@@ -4,7 +4,7 @@ from typing import Any
 
 
 def count_no_bytes_in_the_environment() -> None:
-    """Jina writes the sum of all bytes, sent and received, into environment variables with every message.
+    """Keeps Jina from writing the sum of all bytes into environment variables with every message.
 
     The C library never frees what was in the environment, since somebody may still read it: with every request the
     process grows by about 120 bytes, without end. Nobody reads the sums.

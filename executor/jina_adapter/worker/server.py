@@ -1,4 +1,4 @@
-"""Jina's gRPC server: what it lets in, and how it ends."""
+"""Jina's gRPC server in a worker: what it lets in, and how it ends."""
 
 import asyncio
 from typing import Any
@@ -8,8 +8,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from executor.errors import StartupError
-from executor.jina_adapter.worker.unreadable import TerseErrors
+from executor.jina_adapter.contract import executor_of
+from executor.jina_adapter.worker.unreadable import RefuseUnreadable
 from executor.server.calls import Calls
+from executor.server.policy import ServerPolicy
 
 _SERVED = (
     "JinaRPC",
@@ -22,11 +24,11 @@ _LAST_BYTES_S = 3.0
 
 
 def serve_as_the_executor_says() -> None:
-    """Jina's server has no limits, no tokens and no working TLS, and cancels what is in progress when it ends.
+    """Serves an Executor that keeps the contract as its `server_policy` says, and drains it before it ends.
 
-    An Executor with a `server_policy` (`executor.server.policy.ServerPolicy`) is served as that says: only the services
-    that it needs (no snapshots, which write files where a client says, and no streaming of one document), and
-    drained before it ends.
+    Jina's server has no limits, no tokens and no working TLS, and cancels what is in progress when it ends. Only the
+    services that are needed are served: no snapshots, which write files where a client says, and no streaming of one
+    document.
     """
     from jina.serve.runtimes.servers import BaseServer
     from jina.serve.runtimes.servers.grpc import GRPCServer
@@ -34,14 +36,16 @@ def serve_as_the_executor_says() -> None:
     set_up_by_jina, shut_down_by_jina = GRPCServer.setup_server, GRPCServer.shutdown
 
     async def setup_server(self: Any) -> None:
-        policy = policy_of(self)
-        if policy is None:
+        executor = executor_of(self)
+        if executor is None:
             await set_up_by_jina(self)
             return
+        policy = executor.server_policy
         self.server = _build(self, policy)
         _bind(self.server, self.host, self.port, policy.credentials)
         self.health_server = _build_health(self, policy)
-        policy.serve_metrics(self.host)
+        if policy.metrics_port is not None:
+            policy.metrics_port.open(self.host)
         await self.server.start()
         await self.health_server.start()
         for service in ("", *_full_names()):
@@ -49,13 +53,15 @@ def serve_as_the_executor_says() -> None:
         self.logger.info(f"serving on {self.host}:{self.port}{', TLS' if policy.credentials is not None else ''}")
 
     async def shutdown(self: Any) -> None:
-        policy = policy_of(self)
-        if policy is None:
+        executor = executor_of(self)
+        if executor is None:
             await shut_down_by_jina(self)
             return
+        policy = executor.server_policy
         await drain(self, policy.calls, policy.drain_timeout_s)
         await self.health_server.stop(grace=None)
-        await asyncio.to_thread(policy.close_metrics)  # the last: until here one can see how it ends
+        if policy.metrics_port is not None:  # the last: until here one can see how it ends
+            await asyncio.to_thread(policy.metrics_port.close)
         await BaseServer.shutdown(self)
         await self._request_handler.close()
 
@@ -78,13 +84,7 @@ async def drain(jina_server: Any, calls: Calls, timeout_s: float) -> None:
     await jina_server.server.stop(grace=_LAST_BYTES_S)
 
 
-def policy_of(server: Any) -> Any:
-    """The `server_policy` of the Executor that a server of Jina serves; None where there is none."""
-    executor = getattr(server._request_handler, "_executor", None)
-    return getattr(executor, "server_policy", None)
-
-
-def _build(jina_server: Any, policy: Any) -> grpc.aio.Server:
+def _build(jina_server: Any, policy: ServerPolicy) -> grpc.aio.Server:
     from jina.proto import jina_pb2_grpc
     from jina.serve.helper import get_server_side_grpc_options
 
@@ -93,7 +93,7 @@ def _build(jina_server: Any, policy: Any) -> grpc.aio.Server:
         options=get_server_side_grpc_options(options),
         interceptors=[
             *policy.interceptors(),
-            TerseErrors(policy.observer),
+            RefuseUnreadable(policy.observer),
             *(jina_server.grpc_tracing_server_interceptors or ()),
         ],
     )
@@ -104,7 +104,7 @@ def _build(jina_server: Any, policy: Any) -> grpc.aio.Server:
     return server
 
 
-def _build_health(jina_server: Any, policy: Any) -> grpc.aio.Server:
+def _build_health(jina_server: Any, policy: ServerPolicy) -> grpc.aio.Server:
     """Without a `health_port` it listens nowhere."""
     server = grpc.aio.server(options=list(policy.options().items()))
     health_pb2_grpc.add_HealthServicer_to_server(jina_server.health_servicer, server)

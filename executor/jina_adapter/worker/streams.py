@@ -4,18 +4,19 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
+from executor.jina_adapter.contract import contract_of
 from executor.jina_adapter.worker.merging import LEAST_PREFETCH, answered_together, count_documents
 from executor.scheduling.overlap import overlapped
 
 
 def overlap_requests_of_a_stream() -> None:
-    """Without a gateway Jina answers the requests of one stream one after the other, and waits for each.
+    """Answers several requests of a stream at a time, in order.
 
-    A stock `client.post(inputs=documents, request_size=1)` sends one stream, so no two of its documents ever shared a
-    batch. An Executor with an attribute `stream_documents` gets the next requests while that many documents are in
-    flight; answers keep their order, and a client's `prefetch` is heeded, as a gateway does. What has arrived while
-    that many are in flight goes on together. Its method `request_of_a_stream` returns a context manager that is around
-    whatever goes on.
+    Without a gateway Jina answers them one after the other, and waits for each. A stock `client.post(inputs=documents,
+    request_size=1)` sends one stream, so no two of its documents ever shared a batch. An Executor that keeps the
+    contract gets the next requests while `stream_documents` documents are in flight; answers keep their order, and a
+    client's `prefetch` is heeded, as a gateway does. What has arrived while that many are in flight goes on together.
+    Its `request_of_stream` is around whatever goes on.
     """
     from jina.serve.runtimes.worker.request_handling import WorkerRequestHandler
 
@@ -24,16 +25,16 @@ def overlap_requests_of_a_stream() -> None:
     async def stream(
         self: Any, request_iterator: AsyncIterator[Any], context: Any = None, *args: Any, **kwargs: Any
     ) -> AsyncGenerator[Any, None]:
-        capacity = getattr(self._executor, "stream_documents", None)
-        if capacity is None:
+        served = contract_of(self._executor)
+        if served is None:
             answers = one_by_one(self, request_iterator, context, *args, **kwargs)
         else:
 
             async def answer(request: Any) -> Any:
-                with self._executor.request_of_a_stream():
+                with served.request_of_stream():
                     return await self.process_data([request], context)
 
-            prefetch = _prefetch(context)
+            prefetch, capacity = _prefetch(context), served.stream_documents
             if prefetch is None or prefetch >= LEAST_PREFETCH:
                 answers = answered_together(request_iterator, answer, capacity, max(1, capacity // 4))
             else:

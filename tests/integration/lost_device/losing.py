@@ -1,21 +1,30 @@
 """The Executor on a device that fails for good when an answer of `FATAL_LENGTH` tokens is asked of it."""
 
+from typing import Any
+
+from executor import Blip2Executor
 from executor.errors import ErrorCode, RequestError
-from executor.jina_adapter import executor
-from executor.model.engine import Engine, PreparedBatch
+from executor.model.engine import CollatedBatch
+from executor.service import AnswerEngine
 
 FATAL_LENGTH = 13
 
 
-class _LosingEngine(Engine):
-    def run(self, batch: PreparedBatch) -> list[str]:
+class _LosingEngine:
+    def __init__(self, engine: AnswerEngine) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def run(self, batch: CollatedBatch) -> Any:
         if batch.options.max_new_tokens == FATAL_LENGTH:
             raise RequestError(ErrorCode.DEVICE_LOST, "as the test wants it")
-        return super().run(batch)
+        return self._engine.run(batch)
 
 
-class LosingExecutor(executor.Blip2Executor):
+class LosingExecutor(Blip2Executor):
     """As the Executor otherwise."""
 
-
-executor.Engine = _LosingEngine  # type: ignore[attr-defined]  # this module is only ever loaded by a service of its own
+    def load_engine(self, *parts: Any) -> Any:
+        return _LosingEngine(super().load_engine(*parts))

@@ -1,0 +1,112 @@
+"""Handlers of gRPC calls, of all four kinds: how they are called, wrapped and refused.
+
+A call brings one message or many, and gets one or many. An interceptor that knew two of these kinds would let the
+others pass unseen, so here all of them become one: a stream that is answered by a stream. On the wire that is the
+same.
+
+Knows gRPC; knows neither Jina nor what is called.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, suppress
+from typing import Any
+
+import grpc
+
+MOST_WRAPPED = 64
+"""Handlers that an interceptor keeps a wrapper for, so that not every call makes one: each method has one, and each
+reason to refuse."""
+LONGEST_WAIT_S = 1.0
+"""For a client that is refused, or that calls in the moment when the server closes."""
+_HEALTH = "/grpc.health.v1.Health/"
+_MOST_WAITED_FOR = 16
+"""Clients that are refused, at a time: each may bring a message of the largest size."""
+
+
+class NoMessageError(Exception):
+    """Says that a call which must bring one message has brought none."""
+
+
+def is_health_check(method: str) -> bool:
+    """Tells whether a method is gRPC's health, which is never refused.
+
+    A probe that fails under load would have the service restarted for being busy.
+    """
+    return method.startswith(_HEALTH)
+
+
+async def responses(
+    handler: Any, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext
+) -> AsyncGenerator[Any, None]:
+    """Calls a handler of any kind, and yields what it answers.
+
+    Args:
+        handler: whose functions are `async`.
+        requests: of the call; a handler that takes one gets the first.
+
+    Raises:
+        NoMessageError: the handler takes one message and there is none.
+    """
+    if handler.request_streaming:
+        call = handler.stream_stream or handler.stream_unary
+        brought: Any = requests
+    else:
+        call = handler.unary_stream or handler.unary_unary
+        brought = await anext(requests, _NONE)
+        if brought is _NONE:
+            raise NoMessageError
+    answer = call(brought, context)
+    if not handler.response_streaming:
+        yield await answer
+    elif hasattr(answer, "__aiter__"):
+        async with aclosing(answer):
+            async for response in answer:
+                yield response
+    else:  # it writes to the context by itself
+        await answer
+
+
+def as_stream(handler: Any, respond: Callable[..., AsyncIterator[Any]], reads_bytes: bool = False) -> Any:
+    """Makes a handler of streams that takes and gives what `handler` does.
+
+    Args:
+        respond: takes the requests and the context, yields the responses.
+        reads_bytes: whether `respond` gets messages as they came.
+    """
+    deserialise = None if reads_bytes else handler.request_deserializer
+    return grpc.stream_stream_rpc_method_handler(respond, deserialise, handler.response_serializer)
+
+
+def aborting(code: grpc.StatusCode, details: str, tell: Callable[[], None] = lambda: None) -> Any:
+    """Makes a handler that ends any kind of call with a status, and drops what the call brings.
+
+    A client of grpc.aio, as Jina's is, that is still sending when its call ends hears INTERNAL and not why: so the
+    end waits until it has sent everything, though not for long, and not for many clients.
+
+    Args:
+        tell: called for each call.
+    """
+    waited_for = 0
+
+    async def abort(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
+        nonlocal waited_for
+        tell()
+        if waited_for < _MOST_WAITED_FOR:
+            waited_for += 1
+            try:
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(_drop(messages), LONGEST_WAIT_S)
+            finally:
+                waited_for -= 1
+        await context.abort(code, details)
+
+    return grpc.stream_stream_rpc_method_handler(abort)
+
+
+async def _drop(messages: AsyncIterator[bytes]) -> None:
+    async for _ in messages:
+        pass
+
+
+_NONE = object()
