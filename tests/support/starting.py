@@ -1,7 +1,7 @@
 """Starts of `python -m executor` that fail, without the seconds that its imports take.
 
-A process that has them done forks for each start, and the child goes on as `python -m executor` does. It must not have
-spoken gRPC before, as the tests' own process has: threads of gRPC do not survive a fork.
+A process that has them done forks for each start, and the child runs `executor/__main__.py` as Python does. It is not
+the tests' own process, which has spoken gRPC: threads of gRPC do not survive a fork.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import functools
 import importlib
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from typing import IO, Any, NamedTuple
 from demo.service import CHECKPOINT, ROOT, as_environment, free_port
 
 LONGEST_S = 120
-IMPORTS = ("executor.__main__", "executor.jina_adapter.executor", "transformers.models.blip_2.modeling_blip_2")
+IMPORTS = ("executor.jina_adapter.executor", "executor.server.process", "transformers.models.blip_2.modeling_blip_2")
 
 
 class Finished(NamedTuple):
@@ -81,8 +82,8 @@ def _start(arguments: list[str], environment: dict[str, str], stdout: IO[bytes],
         os.dup2(stderr.fileno(), 2)
         os.environ.clear()
         os.environ.update(environment)
-        program = sys.modules["executor.__main__"]
-        program.exit_now(program.main(arguments))
+        sys.argv = ["executor", *arguments]
+        runpy.run_module("executor", run_name="__main__", alter_sys=True)
     except BaseException:  # noqa: BLE001 - as Python ends a program
         traceback.print_exc()
         sys.stderr.flush()
