@@ -20,7 +20,6 @@ from executor import ImagePrompt, Response
 from executor.cores import available
 from tests.integration.lost_device.losing import FATAL_LENGTH
 from tests.integration.topologies.running import TIMEOUT_S, Ends, Running, children
-from tests.support.held_picture import HeldPicture
 from tests.support.scraping import Scrape
 from tests.support.threads import signal_other_thread
 
@@ -28,13 +27,6 @@ QUESTION = "how many cats are there?"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 EXECUTOR, GATEWAY = 0, -1
-
-
-@pytest.fixture
-def held_picture(two_cats: bytes) -> Iterator[HeldPicture]:
-    held = HeldPicture(two_cats)
-    yield held
-    held.close()
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,6 @@ from demo.service import ROOT, SERVE, Service, free_port
 from executor import Blip2Executor, ImagePrompt, Response
 from tests.support.held_picture import HeldPicture
 
-pytestmark = pytest.mark.forks
-
 TIMEOUT_S = 60
 CONFIG = str(ROOT / "config.yml")
 
@@ -56,6 +54,7 @@ def check(port: int, picture: bytes, held: HeldPicture) -> None:
     ],
     ids=["config.yml", "class", "flow", "without gateway"],
 )
+@pytest.mark.forks
 @pytest.mark.usefixtures("demo_environment")
 def test_documents_meet_and_answers_keep_their_order_in_python(
     start: Callable[[int], AbstractContextManager[object]], two_cats, held_picture
