@@ -44,7 +44,7 @@ ENV PATH=/opt/venv/bin:$PATH \
 
 # Everything that is slow depends on requirements.txt alone: a change of the code does not install anything again.
 # torch's own tests are 120 MB that nothing here runs.
-# PIP_CONFIG_FILE is for networks with a package index of their own, see README.md.
+# PIP_CONFIG_FILE is for networks with a package index of their own, see docs/containers.md.
 ARG TORCH_INDEX_URL=""
 ARG PIP_CONFIG_FILE
 WORKDIR /app

@@ -30,7 +30,7 @@ export JINA_OPTOUT_TELEMETRY := 1
 # but on which Jina does not install.
 BENCH_PYTHON ?= .venv/bin/python
 
-.PHONY: help demo serve test image-test lint format lock train evaluate soak soak-images fuzz bench overload bench-gpu clean
+.PHONY: help demo serve test image-test lint docs format lock train evaluate soak soak-images fuzz bench overload bench-gpu clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -51,13 +51,20 @@ test: .venv/.dev ## Run all tests
 image-test: .venv/.dev ## Build the container image with podman and run it hardened (root; installs podman with apt)
 	.venv/bin/python -m tests.image $(ARGS)
 
-lint: .venv/.dev ## Check style, types and the Dockerfile
+lint: .venv/.dev ## Check style, types, the Dockerfile and the documents
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 	.venv/bin/hadolint Dockerfile
+	.venv/bin/python -m docs.generate --check
+	.venv/bin/python -m docs.site
 	@echo "lint: clean"
+
+docs: .venv/.dev ## Write the tables of the documents anew and build them as a site, in site/
+	.venv/bin/python -m docs.generate
+	.venv/bin/python -m docs.site
+	@echo "docs: see site/index.html"
 
 format: .venv/.dev ## Format the code and fix what ruff can fix
 	.venv/bin/ruff check --fix-only .
@@ -98,7 +105,7 @@ bench-gpu: $(if $(filter .venv/%,$(BENCH_PYTHON)),.venv/.runtime) ## The engine 
 	$(BENCH_PYTHON) -m benchmarks.front --model xl --dtype float16
 
 clean: ## Remove .venv and all caches
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache build dist site *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each stamp is written last, so an interrupted installation never counts: the next run makes .venv afresh. So does a
@@ -116,6 +123,7 @@ clean: ## Remove .venv and all caches
 	"$$python" -m venv --clear .venv
 	@echo "setup: installing requirements.txt (the first time it may take minutes) ..."
 	@$(PIP_INSTALL) -r requirements.txt
+	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable . # so that examples/ run from anywhere
 	@touch $@
 
 .venv/.dev: .venv/.runtime requirements-dev.txt

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from benchmarks.engine import machine
 from demo.evaluate import CHECKPOINT, evaluation_samples, load_checkpoint
-from executor.checkpoints import loading as checkpoints
+from executor.checkpoints import loading
 from executor.model.blip2 import Blip2Model
 from executor.model.engine import Engine, Question
 from executor.model.warmup import warm_up
@@ -41,7 +41,7 @@ def main() -> None:
     )
     parser.add_argument("--compile", nargs="+", default=["off", "graphs"], choices=["off", "graphs", "max"])
     options = parser.parse_args()
-    device = checkpoints.resolve_device(options.device)
+    device = loading.resolve_device(options.device)
     samples = [
         (sample.picture, sample.questions[place % len(sample.questions)])
         for place, sample in enumerate(evaluation_samples(4, options.pictures))
@@ -52,8 +52,8 @@ def main() -> None:
     report: dict[str, Any] = machine(device) | {"pictures": options.pictures, "rows": []}
     print(f"of {len(asked)}: equal to transformers in float32, and right")
     levels = options.compile if device.type == "cuda" else ["off"]
-    for dtype, quantization, level in itertools.product(checkpoints.DTYPES, options.quantization, levels):
-        loaded = checkpoints.load(str(CHECKPOINT), device=options.device, dtype=dtype, quantization=quantization)
+    for dtype, quantization, level in itertools.product(loading.DTYPES, options.quantization, levels):
+        loaded = loading.load(str(CHECKPOINT), device=options.device, dtype=dtype, quantization=quantization)
         model = Blip2Model(loaded, 512)
         warm_up(model, level, BATCH, GenerationOptions(), print)
         for way, batch in itertools.product(WAYS, (1, BATCH)):

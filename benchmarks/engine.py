@@ -32,7 +32,7 @@ from PIL import Image
 
 from benchmarks.architectures import ARCHITECTURES, build
 from benchmarks.roofline import Peaks, ideal, measure_peaks
-from executor.checkpoints import loading as checkpoints
+from executor.checkpoints import loading
 from executor.model.blip2 import Blip2Model
 from executor.model.engine import CollatedBatch, Engine, Question
 from executor.model.warmup import warm_up
@@ -46,7 +46,7 @@ PROMPT = "Question: how many cats are there? Answer:"
 class Bench:
     """One model, at one level of `compile`, with batches up to one size."""
 
-    def __init__(self, checkpoint: checkpoints.Checkpoint, compile: Any, options: argparse.Namespace) -> None:
+    def __init__(self, checkpoint: loading.Checkpoint, compile: Any, options: argparse.Namespace) -> None:
         self.checkpoint = checkpoint
         self.options = GenerationOptions(
             max_new_tokens=options.new_tokens, min_new_tokens=options.new_tokens, num_beams=options.beams
@@ -145,13 +145,13 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Measures, prints a table and a line of JSON."""
     options = parse()
-    device = checkpoints.resolve_device(options.device)
+    device = loading.resolve_device(options.device)
     dtype_name = options.dtype if options.dtype != "auto" else ("float16" if device.type == "cuda" else "float32")
     if options.model in ARCHITECTURES:
         checkpoint = build(options.model, device, dtype_name)
     else:
-        checkpoint = checkpoints.load(options.model, device=options.device, dtype=options.dtype)
-    checkpoints.allow_fast_float32(device, checkpoint.dtype)
+        checkpoint = loading.load(options.model, device=options.device, dtype=options.dtype)
+    loading.allow_fast_float32(device, checkpoint.dtype)
     report: dict[str, Any] = machine(device) | {"model": options.model, "dtype": dtype_name, **vars(options)}
     peaks = measure_peaks(device, checkpoint.dtype)
     report["peaks"] = peaks._asdict()
@@ -170,7 +170,7 @@ def main() -> None:
 
 
 def measure(
-    checkpoint: checkpoints.Checkpoint, level: str, peaks: Peaks, options: argparse.Namespace
+    checkpoint: loading.Checkpoint, level: str, peaks: Peaks, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """One row for each size of batch."""
     bench = Bench(checkpoint, level, options)

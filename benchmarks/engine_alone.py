@@ -14,7 +14,7 @@ import statistics
 import time
 from pathlib import Path
 
-from executor.checkpoints import loading as checkpoint
+from executor.checkpoints import loading
 from executor.model.blip2 import Blip2Model
 from executor.model.engine import Engine, Question
 from executor.pictures.decoding import Decoder
@@ -27,7 +27,7 @@ _LONE_QUESTIONS = 128
 
 def measure(model: Path, rows: list[list[str]], seconds: float) -> dict[str, float | int]:
     """answers_per_s in batches, lone_ms (median) with decoding and decode_ms (median) of it, and wrong answers."""
-    loaded = Blip2Model(checkpoint.load(str(model)), 512)
+    loaded = Blip2Model(loading.load(str(model)), 512)
     engine = Engine(loaded, 0)
     decode = Decoder(loaded.image_size, loaded.resample, ImageLimits())
     options = GenerationOptions().canonical()

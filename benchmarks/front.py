@@ -25,7 +25,7 @@ from PIL import Image
 
 from benchmarks.architectures import ARCHITECTURES, build
 from benchmarks.engine import PROMPT, machine
-from executor.checkpoints import loading as checkpoints
+from executor.checkpoints import loading
 from executor.model.blip2 import Blip2Model
 from executor.model.engine import CollatedBatch, Engine, Question
 from executor.model.warmup import warm_up
@@ -41,12 +41,12 @@ LIMITS = [("grpc.max_receive_message_length", 2**26)]
 
 async def serve(options: argparse.Namespace) -> None:
     """Serves until its standard input ends; says its port when it is ready."""
-    device = checkpoints.resolve_device("auto")
+    device = loading.resolve_device("auto")
     if options.model in ARCHITECTURES:
         checkpoint = build(options.model, device, options.dtype)
-        checkpoints.allow_fast_float32(device, checkpoint.dtype)
+        loading.allow_fast_float32(device, checkpoint.dtype)
     else:
-        checkpoint = checkpoints.load(options.model, dtype=options.dtype)
+        checkpoint = loading.load(options.model, dtype=options.dtype)
     model = Blip2Model(checkpoint, max_prompt_tokens=512)
     way = GenerationOptions(max_new_tokens=options.new_tokens, min_new_tokens=options.new_tokens).canonical()
     warm_up(model, options.compile, options.batch, way, lambda line: print(line, file=sys.stderr))
@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument(
         "--model", default="demo/checkpoint", help=f"a checkpoint, or one of {', '.join(ARCHITECTURES)}"
     )
-    parser.add_argument("--dtype", default="float16", choices=checkpoints.DTYPES)
+    parser.add_argument("--dtype", default="float16", choices=loading.DTYPES)
     parser.add_argument("--compile", default="graphs", choices=["off", "graphs", "max"])
     parser.add_argument("--batch", type=int, default=32, help="preferred_batch_size")
     parser.add_argument("--new-tokens", type=int, default=5)
@@ -154,7 +154,7 @@ def main() -> None:
             f"{row['concurrency']:11} {row['per_s']:10.1f} {row['p50_ms']:8.1f} {row['p99_ms']:8.1f} "
             f"{row['batch']:11.1f}"
         )
-    print(json.dumps(machine(checkpoints.resolve_device("auto")) | vars(options) | {"rows": rows}))
+    print(json.dumps(machine(loading.resolve_device("auto")) | vars(options) | {"rows": rows}))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ tokenised, batches. The load generator, the gateway and all services share this 
 
 - `alone`: `python -m executor`, without a gateway.
 - `replicas`: `Deployment(replicas=n)`, on one host behind its gateway.
-- `hosts`: `python -m demo.gateway` in front of n `python -m executor`, each on a host of its own (a network namespace,
-  which needs root; left out without).
+- `hosts`: `python examples/gateway.py` in front of n `python -m executor`, each on a host of its own (a network
+  namespace, which needs root; left out without).
 - `one of 2 hosts cut`: the same, with one host cut off after about a third of the time: packets vanish, no
   connection is reset. Clients of the load generator do not ask again, so each question that the gateway lost would be
   an error.
@@ -41,7 +41,7 @@ from benchmarks.programs import output_of
 from benchmarks.serve import machine
 from benchmarks.workload import questions
 from demo.service import CHECKPOINT, ROOT, SERVE, Program, free_port, serves
-from executor.checkpoints import loading as checkpoint
+from executor.checkpoints import loading
 from executor.model.blip2 import Blip2Model
 from executor.model.feature_cache import content_key
 from executor.pictures.decoding import Decoder
@@ -97,14 +97,14 @@ class Serving:
                 own = [host.command(*serve, "--host", host.address, "--port", str(_PORT)) for host in hosts]
                 for program, address in zip([run(*command) for command in own], where, strict=True):
                     program.wait_until(partial(serves, address), _START_S)
-                front = run(sys.executable, "-m", "demo.gateway", "--port", str(port), *where)
+                front = run(sys.executable, "-m", "examples.gateway", "--port", str(port), *where)
             front.wait_until(partial(serves, f"127.0.0.1:{port}"), _START_S)
             yield port, hosts
 
 
 def build(pictures: int, file: Path) -> None:
     """Writes the workload: drawn pictures, prompts, and what the sleeping device says to each."""
-    model = Blip2Model(checkpoint.load(str(CHECKPOINT), device="cpu"), 512)
+    model = Blip2Model(loading.load(str(CHECKPOINT), device="cpu"), 512)
     decoder = Decoder(model.image_size, model.resample, ImageLimits())
     rows = [
         [base64.b64encode(picture).decode(), prompt, content_key(decoder(picture)).hex()[:16]]

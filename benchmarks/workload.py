@@ -17,7 +17,7 @@ from PIL import Image
 from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
 from demo.evaluate import evaluation_samples
-from executor.questions import templates as prompts
+from executor.questions import templates
 
 MAX_NEW_TOKENS = 20
 _SEED = 9
@@ -60,4 +60,4 @@ def questions(number: int) -> Iterator[tuple[bytes, str]]:
         else:
             sample.picture.save(encoded, "JPEG", quality=88)
         question = sample.questions[index // 2 % len(sample.questions)]
-        yield encoded.getvalue(), prompts.render(question.prompt)
+        yield encoded.getvalue(), templates.render(question.prompt)

@@ -22,7 +22,7 @@ from executor.questions.tasks import VQA, Task
 from executor.scheduling.admission import Admission
 from executor.scheduling.batcher import Batcher
 from executor.scheduling.dynamic_batching import BatchingOptions
-from executor.scheduling.fairness import RequestTurns, Turns
+from executor.scheduling.fairness import FairShare, RequestShare
 from executor.settings import Settings
 from executor.telemetry import request_ids
 from executor.telemetry.metrics import Metrics, Readings, library_versions
@@ -114,7 +114,7 @@ class Service:
         self._defaults = settings.generation()
         self._admission = Admission(settings.max_queue, settings.max_queue_mb * 1_000_000)
         # Half of the queue is left to requests that have nothing in it.
-        self._turns = Turns(settings.max_queue // 2)
+        self._fair_share = FairShare(settings.max_queue // 2)
         # Enough to keep the device busy.
         self._documents_in_flight = 2 * batching.preferred_batch_size
         self._images = ImageLoader(
@@ -213,7 +213,7 @@ class Service:
         self, queries: Sequence[Query], parameters: Mapping[str, Any], task: Task, answers: Sequence[Answer]
     ) -> None:
         arrived = time.monotonic()
-        turns = self._turns.of_a_request()
+        share = self._fair_share.for_request()
         defaults = self._defaults.merged({"preset": task.preset}) if task.preset is not None else self._defaults
         remaining = enumerate(zip(queries, answers, strict=True))
         async with self._images.request() as images:
@@ -221,7 +221,7 @@ class Service:
             async def take_turns() -> None:
                 for number, (query, answer) in remaining:
                     with self._observer.document(number, len(queries)):
-                        code = await self._answer_or_error(query, answer, parameters, task, defaults, images, turns)
+                        code = await self._answer_or_error(query, answer, parameters, task, defaults, images, share)
                         self._observer.document_ended(code, time.monotonic() - arrived)
 
             # The rest of a long request waits here and not in everybody's queue.
@@ -236,11 +236,11 @@ class Service:
         task: Task,
         defaults: Generation,
         images: RequestImages,
-        turns: RequestTurns,
+        share: RequestShare,
     ) -> ErrorCode | None:
         """The code of its error; None where it has an answer."""
         try:
-            async with turns.turn():
+            async with share.place():
                 with self._admission.document():
                     answer.text = await self._answer(query, parameters, task, defaults, images)
             return None

@@ -56,51 +56,69 @@ class Settings(_GenerationDefaults):
     )
 
     model: str = Field(
-        default="Salesforce/blip2-flan-t5-xl", min_length=1, description="checkpoint: hub id or local directory"
+        default="Salesforce/blip2-flan-t5-xl",
+        min_length=1,
+        description="checkpoint of BLIP-2 with T5 or OPT: hub id or local directory",
     )
     revision: str = Field(default="main", description="branch, tag or commit of a hub checkpoint")
     device: str = Field(
         default="auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
-        description="auto (CUDA where there is any), cpu, cuda, cuda:1",
+        description="where the model runs: auto (CUDA where there is any), cpu, cuda, cuda:1",
     )
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
-        default="auto", description="of the weights; auto is float16 on CUDA and float32 on CPU"
+        default="auto", description="number format of the weights; auto is float16 on CUDA and float32 on CPU"
     )
     device_map: Literal["none", "auto", "balanced", "sequential"] = Field(
-        default="none", description="how one model is spread over all GPUs, by accelerate; none: it is on `device`"
+        default="none",
+        description="how accelerate spreads one model over all GPUs; none: the model is on `device` alone",
     )
     quantization: Literal["none", "int8", "int4"] = Field(
-        default="none", description="bits of the linear layers' weights, by bitsandbytes (extra 'quantized')"
+        default="none",
+        description="bits of the linear layers' weights, by bitsandbytes (extra `quantized`); int4 is NF4",
     )
     compile: Literal["off", "graphs", "max"] = Field(
         default="graphs",
-        description="on CUDA: nothing, CUDA graphs of all shapes of batches, or those compiled by TorchInductor first",
+        description="on CUDA: off; graphs, one CUDA graph for each shape of batch, captured before the service "
+        "is ready; max, compiled by TorchInductor before that, which takes minutes. What is not "
+        "possible falls back, with one line in the log",
     )
-    preset: PresetName = Field(default="article", description="how documents are answered unless they say otherwise")
-    prompt_template: str | None = Field(default=None, description="what a bare question is put into, at its {}")
+    preset: PresetName = Field(
+        default="article", description="how documents are answered that do not choose for themselves"
+    )
+    prompt_template: str | None = Field(
+        default=None, description="what a bare question is put into, at its {}; none: the template of the preset"
+    )
     max_prompt_tokens: int = Field(default=512, ge=1, le=2048, description="longest prompt, in tokens")
     max_queue: int = Field(
-        default=1024, ge=1, description="documents in the service at a time, from their pictures to their answers"
+        default=1024,
+        ge=1,
+        description="documents in the service at a time, from the loading of their pictures to their answers",
     )
     max_queue_mb: int = Field(default=512, ge=1, description="megabytes of requests in the service at a time")
     max_message_mb: int = Field(default=32, ge=1, le=1024, description="largest request, in megabytes of 2**20 bytes")
     max_calls: int = Field(default=2048, ge=1, description="gRPC calls in progress at a time, besides health checks")
     health_port: int | None = Field(
-        default=None, ge=1, le=65535, description="port with health checks alone, in plaintext: for probes without TLS"
+        default=None,
+        ge=1,
+        le=65535,
+        description="port with health checks alone, in plaintext, for probes that cannot speak TLS, such as "
+        "Kubernetes'",
     )
     metrics_port: int | None = Field(
         default=None,
         ge=1,
         le=65535,
-        description="port with metrics for Prometheus, at /metrics over HTTP, of the first replica; None: none",
+        description="port with metrics for Prometheus at /metrics, over HTTP, open to whoever reaches it; none: "
+        "nothing is counted. Each replica of a Deployment takes the first port that is free from "
+        "this one on",
     )
     otlp_endpoint: str | None = Field(
         default=None,
-        description="collector that traces are sent to, OTLP over gRPC: http://host:4317; None: no traces",
+        description="collector that traces are sent to, OTLP over gRPC, such as http://localhost:4317; none: no traces",
     )
     log_format: Literal["text", "json"] = Field(
-        default="text", description="of the log: text, or a JSON object on each line"
+        default="text", description="form of the log: text, or a JSON object on each line"
     )
     drain_timeout_s: float = Field(
         default=30.0,
@@ -109,41 +127,49 @@ class Settings(_GenerationDefaults):
         description="longest wait, in seconds, for what is in progress when the service ends",
     )
     auth_tokens: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        default=(), description="bearer tokens, one of which every call must have; none, here and in the file: open"
+        default=(),
+        description="bearer tokens, one of which every call must have; none, here and in the file: whoever "
+        "reaches the port may call",
     )
     auth_tokens_file: Path | None = Field(
         default=None, description="file with a bearer token on each line; read again when it changes"
     )
-    tls_cert: Path | None = Field(default=None, description="PEM file with the server's certificates; None: no TLS")
+    tls_cert: Path | None = Field(default=None, description="PEM file with the server's certificates; none: no TLS")
     tls_key: Path | None = Field(default=None, description="PEM file with the key of tls_cert")
     tls_client_ca: Path | None = Field(
-        default=None, description="PEM file with what must have signed the clients' certificates; None asks for none"
+        default=None,
+        description="PEM file with what must have signed the clients' certificates; none: no client "
+        "certificates are asked for",
     )
     feature_cache_mb: int = Field(
-        default=256, ge=0, description="megabytes of image features kept on the device; 0 keeps none"
+        default=256,
+        ge=0,
+        description="megabytes of image features kept on the device, so that many questions about one picture "
+        "encode it once; 0 keeps none",
     )
     max_image_bytes: int = Field(
         default=ImageLimits.max_image_bytes,
         ge=1,
-        description="largest encoded picture, in bytes",
+        description="largest encoded picture, in bytes, counted while they arrive and again after decompression",
     )
     max_image_pixels: int = Field(
         default=ImageLimits.max_image_pixels,
         ge=1,
         le=PILLOW_MAX_PIXELS,
-        description="largest picture, width x height",
+        description="largest picture, width x height, from its header, before anything is decoded",
     )
     max_image_side: int = Field(
         default=ImageLimits.max_image_side,
         ge=1,
         le=65_535,
-        description="largest width and height, in pixels",
+        description="largest width and largest height, in pixels",
     )
     fetch_timeout_s: float = Field(
         default=ImageLimits.fetch_timeout_s,
         gt=0,
         le=600,
-        description="longest fetch of a picture, from queueing to its last byte, in seconds",
+        description="longest fetch of a picture, in seconds: one deadline for waiting for a place, DNS, "
+        "connecting, all redirects and the last byte",
     )
     max_redirects: int = Field(
         default=ImageLimits.max_redirects,
@@ -155,7 +181,7 @@ class Settings(_GenerationDefaults):
         default=ImageLimits.max_fetches,
         ge=1,
         le=1024,
-        description="pictures fetched at the same time",
+        description="pictures fetched at the same time, and fetched pictures that wait to be decoded",
     )
     max_fetches_per_host: int = Field(
         default=ImageLimits.max_fetches_per_host,
@@ -165,15 +191,17 @@ class Settings(_GenerationDefaults):
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=ImageLimits.allowed_hosts,
-        description="names, *.name, addresses and networks (CIDR), each also with :port, that pictures may be fetched "
-        "from although they are not public or the port is neither 80 nor 443",
+        description="hosts that pictures may be fetched from, beside public addresses on ports 80 and 443: "
+        "names, `*.name`, addresses and networks (CIDR), each also with :port",
     )
     allowed_local_dirs: Annotated[tuple[str, ...], NoDecode] = Field(
         default=ImageLimits.allowed_local_dirs,
         description="directories below which clients may name local pictures; none: no local pictures",
     )
     user_agent: str = Field(
-        default=ImageLimits.user_agent, pattern=r"^[!-~]([ -~]*[!-~])?$", description="as which pictures are fetched"
+        default=ImageLimits.user_agent,
+        pattern=r"^[!-~]([ -~]*[!-~])?$",
+        description="what servers are told when a picture is fetched",
     )
     exif_orientation: bool = Field(
         default=ImageLimits.exif_orientation,
@@ -187,13 +215,14 @@ class Settings(_GenerationDefaults):
         default=0,
         ge=0,
         le=_MOST_THREADS,
-        description="threads that decode pictures; 0 is one per core of this replica's share",
+        description="pictures decoded at the same time; 0 is one per core of this replica's share",
     )
     torch_threads: int = Field(
         default=0,
         ge=0,
         le=_MOST_THREADS,
-        description="threads of PyTorch on a CPU; 0 is OMP_NUM_THREADS, else one per core of this replica's share",
+        description="threads of PyTorch on a CPU; 0 is OMP_NUM_THREADS where that is set, else one per core of "
+        "this replica's share",
     )
 
     @field_validator("prompt_template")

@@ -1,7 +1,7 @@
 """`checksums.json`: what every file of a checkpoint directory was when it was written.
 
-Knows files; knows nothing of what is in them. It finds what a copy or a disk has damaged, not who has changed both a
-file and its checksum.
+Knows files. It must not know what is in them. It finds what a copy or a disk has damaged. It does not find a file that
+somebody has changed together with its checksum.
 """
 
 import hashlib
@@ -14,13 +14,18 @@ from executor import cores
 from executor.errors import StartupError
 
 FILE_NAME = "checksums.json"
-_BLOCK_BYTES = 2**20
 READ_BY_TRANSFORMERS = (".json", ".safetensors", ".bin")
 """Suffixes of a checkpoint's files."""
 
+_BLOCK_BYTES = 2**20
+
 
 def write(folder: Path) -> None:
-    """Writes the sizes, in bytes, and the sha256 of all files of a folder into its `checksums.json`."""
+    """Writes the sizes, in bytes, and the sha256 of all files of a folder into its `checksums.json`.
+
+    Raises:
+        OSError: a file cannot be read, or `checksums.json` not be written.
+    """
     files = sorted(file for file in folder.iterdir() if file.is_file() and file.name != FILE_NAME)
     listed = {
         file.name: {"bytes": file.stat().st_size, "sha256": digest}
@@ -30,10 +35,11 @@ def write(folder: Path) -> None:
 
 
 def verify(folder: Path) -> None:
-    """Reads every file of a folder that has a `checksums.json`; without one it does nothing.
+    """Checks every file of a folder against its `checksums.json`. Does nothing where there is none.
 
     Raises:
-        StartupError: a file differs, is missing, or would be read although it is not listed. The message names it.
+        StartupError: a file differs, is missing, cannot be read, or would be read although it is not listed. The
+            message names it.
     """
     if not Path(folder, FILE_NAME).is_file():
         return
@@ -74,7 +80,7 @@ def _different(folder: Path, name: str, how: str) -> StartupError:
 
 
 def _digests(files: list[Path]) -> list[str]:
-    """In threads: hashing lets go of Python's lock, so that each core has a file of its own."""
+    """Hashes in threads: hashing lets go of Python's lock, so that each core has a file of its own."""
     with ThreadPoolExecutor(cores.available(), thread_name_prefix="checksums") as threads:
         return list(threads.map(_sha256, files))
 

@@ -1,7 +1,8 @@
 """Loading a BLIP-2 checkpoint so that it cannot lie.
 
 transformers loads a checkpoint with missing weights as random ones and a processor without `<image>` as one that
-ignores the picture. Here each of these ends the start with an error that says what is wrong.
+ignores the picture. Here each of these ends the start with an error that says what is wrong. Knows transformers, files
+and devices. It must not know what the model is used for.
 """
 
 import json
@@ -21,15 +22,22 @@ from executor.checkpoints.quantization import quantization_config, spare_unfit_l
 from executor.errors import StartupError
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+"""Names of dtypes, as settings and commands write them -> PyTorch's."""
+
 _IMAGE_TOKEN = "<image>"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on its device, in its dtype, in inference mode, with its processor.
+    """Holds a checkpoint on its device, in its dtype, in inference mode, with its processor.
 
     Attributes:
-        device: where pictures and prompts go; of a model that is spread over several, where it begins.
+        model: the weights.
+        processor: prepares pictures and texts for them.
+        image_token_id: the token in whose place a picture's features go.
+        device: where pictures and prompts go; of a model that is spread over several devices, where it begins.
+        dtype: in which the weights were asked for; in float16 some modules stay float32.
+        is_quantized: whether the linear layers are bitsandbytes'.
     """
 
     model: Blip2ForConditionalGeneration
@@ -41,7 +49,10 @@ class Checkpoint:
 
 
 def resolve_device(device: str) -> torch.device:
-    """`auto` is CUDA where there is any.
+    """Chooses the device that a setting means: `auto` is CUDA where there is any, and the CPU elsewhere.
+
+    Args:
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
 
     Raises:
         StartupError: a CUDA device that is not there, or a choice of devices that nobody has made.
@@ -65,16 +76,26 @@ def resolve_device(device: str) -> torch.device:
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """`auto` is float16 on CUDA and float32 on CPU."""
+    """Chooses the dtype that a setting means: `auto` is float16 on CUDA and float32 on a CPU.
+
+    Args:
+        dtype: `auto` or a name in `DTYPES`.
+        device: where the weights will be.
+    """
     if dtype == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
     return DTYPES[dtype]
 
 
 def allow_fast_float32(device: torch.device, dtype: torch.dtype) -> None:
-    """In half precision on CUDA: TF32 for the modules that stay float32, which cost a third of the time without it.
+    """Allows TF32 for the modules that stay float32 in half precision on CUDA.
 
-    A model that was asked for in float32 keeps all its bits.
+    Without it they cost a third of the time. A model that was asked for in float32 keeps all its bits. It is PyTorch's
+    setting for the whole process.
+
+    Args:
+        device: where the model is.
+        dtype: in which it was asked for.
     """
     if device.type == "cuda" and dtype is not torch.float32:
         torch.set_float32_matmul_precision("high")

@@ -1,7 +1,8 @@
 """`python -m executor prepare`: a copy of a checkpoint that is quick to load and tells when it is damaged.
 
 Weights have the dtype in which the service would hold them, so that a float32 checkpoint is read and converted once and
-not at each start. The copy appears whole, under its final name, or not at all.
+not at each start. The copy appears whole, under its final name, or not at all. Knows files. It must not know
+command lines, nor how a checkpoint is served.
 """
 
 import os

@@ -1,7 +1,8 @@
 """Weights of fewer bits, for smaller GPUs: the linear layers by bitsandbytes, as transformers loads them.
 
 Which layers keep their precision is transformers' rule: the Q-Former and the query tokens, T5's `wo`, the output layer,
-and what is no linear layer (embeddings, norms, the patches' convolution).
+and what is no linear layer (embeddings, norms, the patches' convolution). Knows bitsandbytes. It must not know how a
+checkpoint is read.
 """
 
 import importlib.util
@@ -15,11 +16,14 @@ from executor.errors import StartupError
 
 
 def quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    """What `from_pretrained` takes.
+    """Makes what transformers' `from_pretrained` takes as `quantization_config`.
 
     Args:
         quantization: `none`; `int8`, LLM.int8() with outliers in float16; `int4`, NF4.
         dtype: that 4-bit layers compute in.
+
+    Returns:
+        The configuration; None for `none`.
 
     Raises:
         StartupError: bitsandbytes is not installed.

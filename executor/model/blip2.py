@@ -1,7 +1,7 @@
 """The checkpoint on its device: encodes pictures, generates text.
 
-Knows torch and transformers; knows nothing of Jina, of requests or of queues. `tokenize` belongs to one thread,
-`encode_images` and `generate` to one other; `pad` and `upload` may run on any.
+Knows torch and transformers. It must not know Jina, requests or queues. `tokenize` belongs to one thread,
+`encode_images` and `generate` to one other. `pad` and the uploads may run on any.
 """
 
 import copy
@@ -13,9 +13,9 @@ import torch
 
 from executor.checkpoints.loading import Checkpoint
 from executor.errors import ErrorCode, RequestError, StartupError
-from executor.model.buffers import Prompts
+from executor.model.buffers import PromptBatch
 from executor.model.graphs import Capture
-from executor.model.language import T5Text, text_of
+from executor.model.language import language_model_of
 from executor.model.shapes import Shapes
 from executor.model.stopwatch import Stopwatch
 from executor.model.vision import Vision
@@ -26,10 +26,14 @@ _LONGEST_PIECE = 16
 
 
 def use_threads(asked: int, cores: int) -> int:
-    """Has PyTorch compute with so many threads on a CPU, in the whole process. Returns how many.
+    """Has PyTorch compute with so many threads on a CPU, in the whole process.
 
     Args:
-        asked: 0 is `OMP_NUM_THREADS` of the environment, and `cores` where that is not set.
+        asked: number of threads; 0 is `OMP_NUM_THREADS` of the environment, and `cores` where that is not set.
+        cores: that this process may use.
+
+    Returns:
+        The number of threads that PyTorch has now.
     """
     if asked or "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(asked or cores)
@@ -37,7 +41,7 @@ def use_threads(asked: int, cores: int) -> int:
 
 
 class Blip2Model:
-    """BLIP-2 for a batch of pictures and prompts.
+    """Answers prompts about pictures with BLIP-2, in batches.
 
     The same document gives the same answer alone and in any batch (exactly in float32): rows are padded on the right
     for encoder-decoder models and on the left, before the picture, for decoder-only ones.
@@ -55,6 +59,9 @@ class Blip2Model:
         num_query_tokens: tokens of a picture, in front of each prompt.
         image_size: (height, width) in pixels of the pictures.
         resample: Pillow's filter with which they were resized.
+
+    Raises:
+        StartupError: the checkpoint's image processor is not BLIP-2's.
     """
 
     def __init__(self, checkpoint: Checkpoint, max_prompt_tokens: int) -> None:
@@ -72,18 +79,19 @@ class Blip2Model:
         self.num_query_tokens = int(model.config.num_query_tokens)
         self._pad_token_id = self._tokenizer.pad_token_id
         image_processor = checkpoint.processor.image_processor
-        self.image_size = _size(image_processor)
+        self.image_size = _image_size(image_processor)
         self.resample = int(image_processor.resample)
         self._vision = Vision(model, image_processor, self.device)
-        self._text = text_of(model.language_model, self._image_token_id)
+        self._language_model = language_model_of(model.language_model, self._image_token_id)
 
     def tokenize(self, prompt: str) -> list[int]:
-        """Token ids of a prompt, with the tokenizer's own begin and end. One thread at a time, beside `generate`'s.
+        """Splits a prompt into token ids, with the tokenizer's own begin and end.
 
-        Special tokens in the text (`<image>`, `</s>`, `<pad>`) are read as plain text.
+        Special tokens in the text (`<image>`, `</s>`, `<pad>`) are read as plain text. Called on one thread at a time,
+        which may be another than `generate`'s.
 
         Raises:
-            RequestError: `PROMPT_TOO_LONG`.
+            RequestError: `PROMPT_TOO_LONG`, where there are more than `max_prompt_tokens`.
         """
         token_ids: list[int] = []
         if len(prompt) <= self.max_prompt_tokens * _LONGEST_PIECE:
@@ -95,8 +103,12 @@ class Blip2Model:
             )
         return token_ids
 
-    def pad(self, prompts: Sequence[Sequence[int]]) -> Prompts:
-        """Token ids from `tokenize`, one row each, on the device."""
+    def pad(self, prompts: Sequence[Sequence[int]]) -> PromptBatch:
+        """Makes one batch of several prompts, on the device.
+
+        Args:
+            prompts: token ids of each, from `tokenize`.
+        """
         picture = [self._image_token_id] * self.num_query_tokens
         length = len(picture) + max(len(prompt) for prompt in prompts)
         ids, mask = [], []
@@ -109,10 +121,17 @@ class Blip2Model:
             else:
                 ids.append([self._pad_token_id] * padding + row)
                 mask.append([0] * padding + [1] * len(row))
-        return Prompts(self.upload(torch.tensor(ids)), self.upload(torch.tensor(mask)))
+        return PromptBatch(self.upload(torch.tensor(ids)), self.upload(torch.tensor(mask)))
 
     def upload_pictures(self, pictures: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Pictures, uint8 tensors of shape (3, height, width), as one batch on the device."""
+        """Copies pictures as one batch to the device.
+
+        Args:
+            pictures: uint8 tensors of shape (3, height, width) on the CPU.
+
+        Returns:
+            uint8 tensor of shape (batch, 3, height, width).
+        """
         # Pinned memory comes from PyTorch's own pool, which keeps it for the next batch.
         shape = (len(pictures), *pictures[0].shape)
         batch = torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
@@ -120,14 +139,14 @@ class Blip2Model:
         return batch.to(self.device, non_blocking=True)
 
     def upload(self, tensor: torch.Tensor) -> torch.Tensor:
-        """`tensor` on the device. To CUDA through pinned memory, so that the calling thread does not wait for it."""
+        """Copies a tensor to the device: to CUDA through pinned memory, so that the calling thread does not wait."""
         if self.device.type != "cuda":
             return tensor.to(self.device)
         return tensor.pin_memory().to(self.device, non_blocking=True)
 
     @torch.inference_mode()
     def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
-        """What the language model sees of each picture.
+        """Encodes pictures into what the language model sees of them.
 
         Args:
             pixels: uint8 tensor of shape (batch, 3, height, width).
@@ -142,25 +161,28 @@ class Blip2Model:
     def generate(
         self,
         features: torch.Tensor,
-        prompts: Prompts,
+        prompts: PromptBatch,
         options: GenerationOptions,
         seeds: Sequence[int | None] | None = None,
         stopwatch: Stopwatch | None = None,
     ) -> list[str]:
-        """One answer per row.
+        """Answers each prompt of a batch.
 
         Args:
-            features: from `encode_images`, one row per prompt.
+            features: from `encode_images`, one row per prompt: of shape (batch, num_query_tokens, hidden).
             prompts: from `pad`.
             options: the same for every row.
             seeds: for each row what its random numbers depend on, instead of `options.seed`.
-            stopwatch: told how long each stage takes.
+            stopwatch: measures the stages, and is told the steps and tokens.
 
         Returns:
-            Answers without special tokens and surrounding white space.
+            One answer per row, without special tokens and surrounding white space.
+
+        Raises:
+            RequestError: `MODEL_FAILED`, where the scores of any row are not finite.
         """
         stopwatch = stopwatch or Stopwatch(self.device)
-        tokens = self._text.generate(
+        tokens = self._language_model.generate(
             features,
             prompts,
             options,
@@ -172,21 +194,29 @@ class Blip2Model:
         return [answer.strip() for answer in self._decoder.batch_decode(tokens, skip_special_tokens=True)]
 
     def capture(self, shapes: Shapes, capture: Capture) -> Iterator[None]:
-        """Captures programs for batches of these shapes, and uses them once all are there; yields after each."""
+        """Captures programs for batches of these shapes; yields as often as `programs` says.
+
+        They are used once all of them are there.
+
+        Args:
+            shapes: of the batches.
+            capture: makes each program.
+        """
         with torch.inference_mode():
             yield from self._vision.capture(shapes.batches, self.image_size, capture)
-            if isinstance(self._text, T5Text):
-                yield from self._text.capture(shapes, self.num_query_tokens, capture)
+            yield from self._language_model.capture(shapes, self.num_query_tokens, capture)
 
-    def count_programs(self, shapes: Shapes) -> int:
-        """How often `capture` yields."""
-        texts = len(shapes.lengths) * len(shapes.beams) if isinstance(self._text, T5Text) else 0
-        return len(shapes.batches) * (1 + texts)
+    def programs(self, shapes: Shapes) -> int:
+        """Counts how often `capture` yields for these shapes."""
+        return self._vision.programs(shapes.batches) + self._language_model.programs(shapes)
 
     def memory(self) -> tuple[Callable[[], int], Callable[[], int]] | None:
-        """What tells how many bytes of CUDA's memory PyTorch holds, and how many there are; None on a CPU.
+        """Gives two functions that tell how many bytes of CUDA's memory PyTorch holds, and how many there are.
 
-        Neither waits for the device, so both may be asked on any thread at any time.
+        Neither waits for the device, so both may be called on any thread at any time.
+
+        Returns:
+            The two, in this order; None on a CPU.
         """
         if self.device.type != "cuda":
             return None
@@ -194,18 +224,22 @@ class Blip2Model:
         return lambda: torch.cuda.memory_reserved(self.device), lambda: total
 
     def release(self) -> None:
-        """Goes on without captured programs."""
+        """Forgets the captured programs, and goes on without."""
         self._vision.release()
-        if isinstance(self._text, T5Text):
-            self._text.release()
+        self._language_model.release()
 
     def answer_blank(self, batch: int, options: GenerationOptions) -> None:
-        """Answers a question about black pictures, for the sake of having done it."""
+        """Answers a question about black pictures, so that everything has run once.
+
+        Args:
+            batch: number of pictures.
+            options: of the answers.
+        """
         pictures = self.upload_pictures([torch.zeros(3, *self.image_size, dtype=torch.uint8)] * batch)
         self.generate(self.encode_images(pictures), self.pad([self.tokenize("a")] * batch), options)
 
 
-def _size(image_processor: Any) -> tuple[int, int]:
+def _image_size(image_processor: Any) -> tuple[int, int]:
     steps = ("do_convert_rgb", "do_resize", "do_rescale", "do_normalize")
     unsupported = not all(getattr(image_processor, step) for step in steps)
     size = image_processor.size

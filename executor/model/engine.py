@@ -12,7 +12,7 @@ import torch
 
 from executor.errors import ErrorCode, RequestError
 from executor.model.blip2 import Blip2Model
-from executor.model.buffers import Prompts
+from executor.model.buffers import PromptBatch
 from executor.model.feature_cache import FeatureCache, content_key
 from executor.model.stopwatch import Stopwatch
 from executor.questions.options import GenerationOptions
@@ -50,7 +50,7 @@ class CollatedBatch:
     keys: list[bytes]
     pixels: torch.Tensor
     rows: dict[bytes, int]
-    prompts: Prompts
+    prompts: PromptBatch
     options: GenerationOptions
     seeds: list[int | None]
 

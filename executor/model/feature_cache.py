@@ -1,7 +1,7 @@
 """Pictures encoded once: an LRU of image features, by content of the pixels.
 
 Encoding is most of the work of a question (533 of 668 GFLOP for ViT-g with Flan-T5-XL), and many questions are asked of
-the same picture. Knows tensors; knows nothing of the model. It belongs to the thread that owns the device, so it has no
+the same picture. Knows tensors. It must not know the model. It belongs to the thread that owns the device, so it has no
 lock.
 """
 
@@ -13,16 +13,19 @@ import torch
 
 
 def content_key(pixels: torch.Tensor) -> bytes:
-    """Equal for equal pictures, and for practical purposes only for those.
+    """Hashes a picture. Keys are equal for equal pictures, and for practical purposes only for those.
 
     Args:
         pixels: uint8 tensor of shape (3, height, width) on the CPU; all pictures of a service have one shape.
+
+    Returns:
+        32 bytes.
     """
     return hashlib.blake2b(pixels.numpy().tobytes(), digest_size=32).digest()
 
 
 class FeatureCache:
-    """Features of the pictures that were asked about last, kept bit for bit as they were encoded, where they were.
+    """Keeps the features of the pictures that were asked about last, bit for bit as they were encoded, where they were.
 
     So they have the language model's own precision: half of it on CUDA unless `dtype` says otherwise (128 KiB for a
     picture of 32 x 2048), and float32 on a CPU, where an answer from the cache is to be the same as one without.
@@ -43,11 +46,14 @@ class FeatureCache:
         self.misses = 0
 
     def get(self, keys: Sequence[bytes], encode: Callable[[list[bytes]], torch.Tensor]) -> torch.Tensor:
-        """One row of features for each key, which is never empty.
+        """Gives the features of each picture, and has those encoded that are not kept.
 
         Args:
-            keys: `content_key` of each picture; may have the same one many times.
+            keys: `content_key` of each picture, at least one; the same one may be there many times.
             encode: takes the distinct keys that are not kept, returns a tensor with one row for each.
+
+        Returns:
+            Tensor with one row for each key, in their order.
         """
         rows: dict[bytes, torch.Tensor] = {}
         for key in keys:

@@ -2,7 +2,8 @@
 
 A CUDA graph replays hundreds of kernels with one call of the host. What it computes depends on the contents of its
 tensors alone, never on Python's values at the time, so that running it is: write the tensors, call, read the result.
-Without a graph the same call runs the function itself.
+Without a graph the same call runs the function itself. Knows CUDA graphs and TorchInductor. It must not know what is
+computed.
 """
 
 from collections.abc import Callable
@@ -14,23 +15,31 @@ from torch import Tensor
 
 
 class Capture(Protocol):
-    """Makes a program."""
+    """Makes programs of functions and tensors."""
 
     def __call__(self, function: Callable[..., Any], *tensors: Tensor) -> Callable[[], Any]:
-        """Calling what is returned is calling `function(*tensors)` with what the tensors hold then."""
+        """Makes one program: to call it is to call `function(*tensors)` with what the tensors hold by then.
+
+        Args:
+            function: reads and writes the tensors; its result depends on them and on weights alone.
+            tensors: whose memory stays the same for as long as the program is used.
+
+        Returns:
+            The program. What it returns may be overwritten by its next call.
+        """
 
 
 def call_directly(function: Callable[..., Any], *tensors: Tensor) -> Callable[[], Any]:
-    """A program without a graph."""
+    """Makes a program without a graph. It is a `Capture`."""
     return partial(function, *tensors)
 
 
 class CudaGraphs:
-    """Programs as CUDA graphs, which share one pool of memory and so must run one at a time.
+    """Captures programs as CUDA graphs. They share one pool of memory, so they must run one at a time.
 
     Args:
         device: a CUDA device.
-        fuse: whether to compile each function with TorchInductor first, for minutes.
+        fuse: whether to compile each function with TorchInductor first, which takes minutes.
     """
 
     def __init__(self, device: torch.device, fuse: bool = False) -> None:
@@ -39,7 +48,7 @@ class CudaGraphs:
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, function: Callable[..., Any], *tensors: Tensor) -> Callable[[], Any]:
-        """Runs `function` some times, then captures it.
+        """Runs `function` twice, then captures it; see `Capture`.
 
         Raises:
             RuntimeError: it cannot be captured, or there is no memory for it.

@@ -1,7 +1,8 @@
 """The language model behind the pictures: from features and prompts to tokens.
 
-`T5Text` is ours, with fixed shapes, graphs and a search that never waits. `OtherText` is transformers' own `generate`,
-for decoder-only models (OPT) and for models spread over several devices. Both find the same tokens.
+`T5LanguageModel` is ours, with fixed shapes, graphs and a search that never waits. `TransformersLanguageModel` is
+transformers' own `generate`, for decoder-only models (OPT) and for models spread over several devices. Both find the
+same tokens. Knows tokens and options. It must not know texts, pixels, or who asks.
 """
 
 import math
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessorList
 
-from executor.model.buffers import Prompts, PromptTensors, Workspace
+from executor.model.buffers import BatchBuffers, PromptBatch, PromptBuffers
 from executor.model.finiteness import FiniteScores
 from executor.model.graphs import Capture, call_directly
 from executor.model.sampling import RowwiseSampling
@@ -23,36 +24,57 @@ from executor.model.t5 import T5
 from executor.questions.options import MOST_NEW_TOKENS, GenerationOptions
 
 
-class Text(Protocol):
-    """A language model that answers prompts about pictures."""
+class LanguageModel(Protocol):
+    """Answers prompts about pictures, in tokens. One batch at a time, on one thread."""
 
     def generate(
         self,
         features: Tensor,
-        prompts: Prompts,
+        prompts: PromptBatch,
         options: GenerationOptions,
         seeds: Sequence[int | None],
         stopwatch: Stopwatch,
     ) -> Tensor:
-        """Tokens of the answers, int64 of shape (batch, any), special ones among them.
+        """Generates the tokens of the answers.
 
         Args:
-            features: of shape (batch, num_query_tokens, hidden).
-            prompts: of shape (batch, length).
+            features: of shape (batch, num_query_tokens, hidden), on the device.
+            prompts: of shape (batch, length), on the device.
             options: the same for every row.
-            seeds: one per row.
-            stopwatch: told of the stages `prefill` and `decode`.
+            seeds: one per row; None draws anew each time.
+            stopwatch: measures the stages `prefill` and `decode`, and is told the steps.
+
+        Returns:
+            int64 tensor of shape (batch, any), special tokens among them. Rows of an encoder-decoder begin with its
+            start token.
 
         Raises:
             RequestError: `MODEL_FAILED`, where the scores of any row are not finite.
         """
 
+    def capture(self, shapes: Shapes, num_query_tokens: int, capture: Capture) -> Iterator[None]:
+        """Captures the programs for batches of these shapes, where there are any; yields as often as `programs` says.
 
-class T5Text:
-    """T5, whose weights it shares with `model`.
+        Nothing captured is used before all of it is there.
+
+        Args:
+            shapes: of the batches.
+            num_query_tokens: tokens of a picture, in front of each prompt.
+            capture: makes each program.
+        """
+
+    def programs(self, shapes: Shapes) -> int:
+        """Counts how often `capture` yields for these shapes: 0 where there is nothing to capture."""
+
+    def release(self) -> None:
+        """Forgets the captured programs, and goes on without. Does nothing where there are none."""
+
+
+class T5LanguageModel:
+    """Answers with our own decoder and search of T5. It shares the weights of `model`.
 
     Args:
-        model: a `T5ForConditionalGeneration` on one device.
+        model: a `T5ForConditionalGeneration` on one device, in inference mode.
     """
 
     def __init__(self, model: Any) -> None:
@@ -60,80 +82,80 @@ class T5Text:
         self._hidden = model.config.d_model
         self._vocabulary = Vocabulary(self._t5.start_token_id, self._t5.pad_token_id, self._t5.end_token_ids)
         self._shapes: Shapes | None = None
-        self._captured: dict[Shape, Workspace] = {}
+        self._captured: dict[Shape, BatchBuffers] = {}
 
     def capture(self, shapes: Shapes, num_query_tokens: int, capture: Capture) -> Iterator[None]:
-        """Captures the programs of all shapes, the largest first; yields after each pair of programs.
+        """Captures two programs for each shape, the largest first: to encode prompts, and to take one step.
 
-        A batch that fits into none of them goes on without. Nothing captured is used before all of them are.
+        Shapes that differ in beams alone share the first. A batch that fits into no shape is answered without.
         """
         self.release()
-        captured: dict[Shape, Workspace] = {}
+        captured: dict[Shape, BatchBuffers] = {}
         batch, length, beams = shapes.batches[-1], shapes.lengths[-1], shapes.beams[-1]
         # One batch is answered at a time, so all shapes share the memory of the largest.
-        largest = self._prompt_tensors(batch, length, num_query_tokens)
+        largest_prompts = self._new_prompt_buffers(batch, length, num_query_tokens)
         largest_cache = self._t5.new_self_cache(batch * beams, shapes.new_tokens)
         for batch in reversed(shapes.batches):
             for length in reversed(shapes.lengths):
-                prompt = PromptTensors(
-                    *(
-                        _part(tensor, like.shape)
-                        for tensor, like in zip(
-                            largest, self._prompt_tensors(batch, length, num_query_tokens, "meta"), strict=True
-                        )
-                    )
+                smaller = self._new_prompt_buffers(batch, length, num_query_tokens, "meta")
+                prompts = PromptBuffers(
+                    *(_part(tensor, like.shape) for tensor, like in zip(largest_prompts, smaller, strict=True))
                 )
-                encode = capture(self._t5.encode, *prompt)
+                encode = capture(self._t5.encode, *prompts)
                 for beams in shapes.beams:
                     shape = Shape(batch, length, beams, shapes.new_tokens)
                     rows = (*largest_cache.shape[:2], batch * beams, *largest_cache.shape[3:])
                     cache = _part(largest_cache, rows)
-                    captured[shape] = Workspace(self._t5, shape, prompt, encode, cache, capture)
+                    captured[shape] = BatchBuffers(self._t5, shape, prompts, encode, cache, capture)
                     yield
         self._shapes, self._captured = shapes, captured
 
+    def programs(self, shapes: Shapes) -> int:
+        """Counts how often `capture` yields: once for each shape."""
+        return len(shapes.batches) * len(shapes.lengths) * len(shapes.beams)
+
     def release(self) -> None:
-        """Goes on without what was captured."""
+        """Forgets the captured programs, and goes on without."""
         self._shapes, self._captured = None, {}
 
     def generate(
         self,
         features: Tensor,
-        prompts: Prompts,
+        prompts: PromptBatch,
         options: GenerationOptions,
         seeds: Sequence[int | None],
         stopwatch: Stopwatch,
     ) -> Tensor:
-        """See `Text`."""
+        """Generates as `LanguageModel` says."""
         batch, length = prompts.input_ids.shape
-        workspace = self._workspace(batch, length, features.shape[1], options)
+        buffers = self._buffers(batch, length, features.shape[1], options)
         with stopwatch.measure("prefill"):
-            workspace.begin(features, prompts, self._t5.pad_token_id)
+            buffers.begin(features, prompts, self._t5.pad_token_id)
         with stopwatch.measure("decode"):
             watch = FiniteScores()
-            tokens, stopwatch.steps = search(workspace, batch, options, seeds, self._vocabulary, self._t5.device, watch)
+            tokens, stopwatch.steps = search(buffers, batch, options, seeds, self._vocabulary, self._t5.device, watch)
         watch.check()
         return tokens
 
-    def _workspace(self, batch: int, length: int, num_query_tokens: int, options: GenerationOptions) -> Workspace:
+    def _buffers(self, batch: int, length: int, num_query_tokens: int, options: GenerationOptions) -> BatchBuffers:
         beams, new_tokens = options.num_beams, options.max_new_tokens
         shape = self._shapes.fit(batch, length, beams, new_tokens) if self._shapes is not None else None
         if shape is not None:
             return self._captured[shape]
-        prompt = self._prompt_tensors(batch, length, num_query_tokens)
-        return Workspace(
+        prompts = self._new_prompt_buffers(batch, length, num_query_tokens)
+        return BatchBuffers(
             self._t5,
             Shape(batch, length, beams, new_tokens),
-            prompt,
-            call_directly(self._t5.encode, *prompt),
+            prompts,
+            call_directly(self._t5.encode, *prompts),
             self._t5.new_self_cache(batch * beams, new_tokens),
         )
 
-    def _prompt_tensors(
+    def _new_prompt_buffers(
         self, batch: int, length: int, num_query_tokens: int, device: torch.device | str | None = None
-    ) -> PromptTensors:
+    ) -> PromptBuffers:
         device = device or self._t5.device
-        return PromptTensors(
+        return PromptBuffers(
             torch.zeros(batch, num_query_tokens, self._hidden, dtype=self._t5.dtype, device=device),
             torch.zeros(batch, length, dtype=torch.int64, device=device),
             torch.ones(batch, length, dtype=torch.int64, device=device),
@@ -147,12 +169,12 @@ def _part(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     return tensor.flatten()[: math.prod(shape)].view(tuple(shape))
 
 
-class OtherText:
-    """Any language model of transformers.
+class TransformersLanguageModel:
+    """Answers with transformers' own `generate`, whatever the language model is. It captures nothing.
 
     Args:
-        model: encoder-decoder or decoder-only.
-        image_token_id: in whose place pictures stand in prompts.
+        model: encoder-decoder or decoder-only, in inference mode.
+        image_token_id: the token that stands for a picture's in prompts.
     """
 
     def __init__(self, model: Any, image_token_id: int) -> None:
@@ -163,12 +185,12 @@ class OtherText:
     def generate(
         self,
         features: Tensor,
-        prompts: Prompts,
+        prompts: PromptBatch,
         options: GenerationOptions,
         seeds: Sequence[int | None],
         stopwatch: Stopwatch,
     ) -> Tensor:
-        """See `Text`. All of it counts as `decode`."""
+        """Generates as `LanguageModel` says. All of it counts as the stage `decode`."""
         embeddings = self._model.get_input_embeddings()(prompts.input_ids)
         # Of a spread model these may be on three devices. Within it accelerate moves what its parts are called with.
         input_ids, attention_mask = (tensor.to(embeddings.device) for tensor in prompts)
@@ -193,15 +215,26 @@ class OtherText:
         stopwatch.steps = tokens.shape[1]
         return tokens
 
+    def capture(self, shapes: Shapes, num_query_tokens: int, capture: Capture) -> Iterator[None]:
+        """Captures nothing, and yields never."""
+        return iter(())
 
-def text_of(model: Any, image_token_id: int) -> T5Text | OtherText:
-    """The fastest way to answer with a language model of transformers.
+    def programs(self, shapes: Shapes) -> int:
+        """Counts no programs: there is nothing to capture."""
+        return 0
+
+    def release(self) -> None:
+        """Does nothing: there are no programs to forget."""
+
+
+def language_model_of(model: Any, image_token_id: int) -> LanguageModel:
+    """Chooses the fastest way to answer with a language model of transformers.
 
     Args:
-        model: the language model of a BLIP-2.
-        image_token_id: in whose place pictures stand in prompts.
+        model: the language model of a BLIP-2, in inference mode.
+        image_token_id: the token that stands for a picture's in prompts.
     """
     on_one_device = len({parameter.device for parameter in model.parameters()}) == 1
     if model.config.model_type == "t5" and on_one_device:
-        return T5Text(model)
-    return OtherText(model, image_token_id)
+        return T5LanguageModel(model)
+    return TransformersLanguageModel(model, image_token_id)

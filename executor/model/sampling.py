@@ -1,7 +1,7 @@
 """Drawing tokens at random, each row of a batch with random numbers of its own.
 
 transformers draws for a whole batch from one generator, so that an answer depends on its neighbours. Here the random
-numbers of a row depend on its seed alone, whatever it travels with.
+numbers of a row depend on its seed alone, whatever it travels with. Knows scores. It must not know models or texts.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,13 @@ from executor.questions.options import GenerationOptions
 
 
 class RowwiseSampling(LogitsProcessor):
-    """Leaves of each row's scores one token, drawn at random; to be the last processor of a greedy search.
+    """Leaves of each row's scores one token, drawn at random. It is the last processor of a greedy search.
 
     Args:
-        options: `temperature`, `top_k` and `top_p`, applied in this order as transformers does.
-        seeds: one per row; without one, a row is drawn anew each time.
-        device: of the scores.
+        options: `temperature`, `top_k` and `top_p`, applied in this order as transformers does; and `max_new_tokens`,
+            the most steps.
+        seeds: one per row; a row without one is drawn anew each time.
+        device: where scores are.
     """
 
     def __init__(self, options: GenerationOptions, seeds: Sequence[int | None], device: torch.device) -> None:
@@ -41,7 +42,7 @@ class RowwiseSampling(LogitsProcessor):
         self._step = 0
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """One step of the search.
+        """Draws the next token of each row.
 
         Args:
             input_ids: int64 tensor of shape (batch, length).

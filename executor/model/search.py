@@ -1,7 +1,7 @@
 """Greedy search, sampling and beam search over a decoder that gives one step at a time.
 
 Token for token what transformers' `generate` finds, with two differences: nothing here waits for the device within an
-answer, and nothing is made anew in each step that need not be. Knows scores and tokens; knows nothing of models.
+answer, and nothing is made anew in each step that need not be. Knows scores and tokens. It must not know models.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,15 +26,15 @@ _NEVER = -1.0e9
 
 
 class Step(Protocol):
-    """Scores of the next token, given the last one of each row."""
+    """Scores the next token of each row, given the last one."""
 
     def __call__(self, token_ids: Tensor, position: int, parents: Tensor | None) -> Tensor:
-        """One step.
+        """Takes one step.
 
         Args:
-            token_ids: int64 of shape (rows,).
+            token_ids: int64 tensor of shape (rows,): the last token of each row.
             position: of these tokens; 0 for the start token.
-            parents: int64 of shape (rows,): the row whose past each row continues; None: its own.
+            parents: int64 tensor of shape (rows,): the row whose past each row continues; None: its own.
 
         Returns:
             Logits of shape (rows, vocabulary).
@@ -43,7 +43,13 @@ class Step(Protocol):
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The tokens that mean something to a search."""
+    """Names the tokens that mean something to a search.
+
+    Attributes:
+        start: id of the token that every answer begins with.
+        pad: id of the token behind the end of an answer.
+        ends: ids of the tokens that end an answer.
+    """
 
     start: int
     pad: int
@@ -59,19 +65,20 @@ def search(
     device: torch.device,
     watch: LogitsProcessor,
 ) -> tuple[Tensor, int]:
-    """The answers.
+    """Finds the answers: greedily, by sampling or by beams, as the options say.
 
     Args:
         step: the decoder, at the beginning of `rows` answers, or of `rows` x `num_beams` ones.
-        rows: documents.
+        rows: number of documents.
         options: the same for all rows.
         seeds: one per row, for sampling.
-        vocabulary: special tokens.
+        vocabulary: the special tokens.
         device: where scores are.
         watch: sees the scores of every step before all else.
 
     Returns:
-        int64 of shape (rows, 1 + max_new_tokens), the start token first, filled with padding; and the steps taken.
+        int64 tensor of shape (rows, 1 + max_new_tokens), the start token first, filled with padding; and the number of
+        steps taken.
     """
     processors = LogitsProcessorList([watch, *_processors(options, vocabulary, device)])
     if options.num_beams > 1:

@@ -1,4 +1,7 @@
-"""The shapes of batches for which programs are captured: few enough to capture all, many enough to waste little."""
+"""The shapes of batches for which programs are captured: few enough to capture all, many enough to waste little.
+
+Knows numbers. It must not know tensors, nor what a program does.
+"""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,7 +14,14 @@ _NEW_TOKENS = 32
 
 
 class Shape(NamedTuple):
-    """Of one batch: documents, tokens of a prompt with its picture's, beams of a document, tokens of an answer."""
+    """Says how large one batch is.
+
+    Attributes:
+        batch: documents.
+        length: tokens of a prompt, its picture's among them.
+        beams: beams of each document.
+        new_tokens: tokens of an answer, at most.
+    """
 
     batch: int
     length: int
@@ -21,7 +31,14 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True)
 class Shapes:
-    """All combinations of these, each in ascending order."""
+    """Holds the shapes of all combinations of these numbers, each in ascending order.
+
+    Attributes:
+        batches: numbers of documents.
+        lengths: tokens of a prompt, its picture's among them.
+        beams: numbers of beams.
+        new_tokens: longest answer, in tokens.
+    """
 
     batches: tuple[int, ...]
     lengths: tuple[int, ...]
@@ -30,7 +47,7 @@ class Shapes:
 
     @classmethod
     def up_to(cls, max_batch: int, picture_tokens: int, max_prompt_tokens: int, beams: set[int]) -> "Shapes":
-        """Powers of two of documents up to `max_batch`, and prompts up to `max_prompt_tokens` or 128 tokens.
+        """Chooses powers of two of documents up to `max_batch`, and prompts up to `max_prompt_tokens` or 128 tokens.
 
         Args:
             max_batch: most documents in one batch.
@@ -44,7 +61,17 @@ class Shapes:
         return cls((*batches, max_batch), tuple(picture_tokens + tokens for tokens in prompts), tuple(sorted(beams)))
 
     def fit(self, batch: int, length: int, beams: int, new_tokens: int) -> Shape | None:
-        """The smallest shape with room for a batch, or None."""
+        """Finds the smallest shape with room for a batch.
+
+        Args:
+            batch: documents.
+            length: tokens of its longest prompt, its picture's among them.
+            beams: beams of each document; a shape has exactly as many.
+            new_tokens: longest answer, in tokens.
+
+        Returns:
+            The shape, or None where there is none.
+        """
         fitting_batch = next((size for size in self.batches if size >= batch), None)
         fitting_length = next((size for size in self.lengths if size >= length), None)
         if fitting_batch is None or fitting_length is None or beams not in self.beams or new_tokens > self.new_tokens:

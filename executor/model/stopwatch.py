@@ -1,4 +1,7 @@
-"""How long the stages of a batch take on the device, measured without making it wait."""
+"""How long the stages of a batch take on the device, measured without making it wait.
+
+Knows clocks and CUDA's events. It must not know what a stage does, nor who is told of it.
+"""
 
 import time
 from collections.abc import Iterator
@@ -16,8 +19,8 @@ class Stopwatch:
         device: on which they run; on CUDA events are recorded between the kernels.
 
     Attributes:
-        steps: of the answers.
-        tokens: of the answers.
+        steps: of the answers, set by who generates them.
+        tokens: of the answers, set by who generates them.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -29,7 +32,11 @@ class Stopwatch:
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
-        """Measures what is given to the device within."""
+        """Measures what is given to the device within the context.
+
+        Args:
+            stage: `encode`, `prefill` or `decode`.
+        """
         if self._is_cuda:
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
@@ -42,7 +49,7 @@ class Stopwatch:
             self._seconds[stage] = time.perf_counter() - started
 
     def read(self) -> StageTimes:
-        """The times, once the device has finished the batch."""
+        """Gives the times, once the device has finished the batch. A stage that was not measured took 0 seconds."""
         seconds = self._seconds | {
             stage: start.elapsed_time(end) / 1000 for stage, (start, end) in self._events.items()
         }

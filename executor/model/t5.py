@@ -1,7 +1,7 @@
 """T5 for answering: the encoder once per batch, the decoder one token at a time, as functions of fixed tensors.
 
-Knows T5's weights as transformers holds them; knows nothing of searching, of graphs or of batches. Nothing here waits
-for the device or makes a tensor whose shape depends on values, so each function can be captured as a CUDA graph.
+Knows T5's weights as transformers holds them. It must not know searches, graphs, or who made a batch. Nothing here
+waits for the device or makes a tensor whose shape depends on values, so each function can be captured as a CUDA graph.
 
 transformers' own decoder is right and slow: one step of Flan-T5-XL is some 1,500 kernels and 9 ms of Python. Here
 projections of the same input are one matrix product, norms are one kernel, keys and values live in preallocated
@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 
 class T5:
-    """Encoder and decoder of a `T5ForConditionalGeneration`, whose weights it shares.
+    """Runs the encoder and the decoder of a `T5ForConditionalGeneration`, whose weights it shares.
 
     Args:
-        model: on one device, in inference mode.
+        model: the `T5ForConditionalGeneration`, on one device, in inference mode.
         max_new_tokens: longest answer, in tokens.
 
     Attributes:
@@ -57,17 +57,17 @@ class T5:
         return masked
 
     def new_self_cache(self, rows: int, max_new_tokens: int) -> Tensor:
-        """Keys and values of the tokens generated so far: (layers, 2, rows, heads, max_new_tokens, head_dim)."""
+        """Makes room for keys and values of generated tokens: (layers, 2, rows, heads, max_new_tokens, head_dim)."""
         shape = (self._layers, 2, rows, self._heads, max_new_tokens, self._head_dim)
         return torch.zeros(shape, dtype=self.dtype, device=self.device)
 
     def new_cross_cache(self, batch: int, length: int, device: torch.device | str | None = None) -> Tensor:
-        """Keys and values of encoded prompts: (layers, 2, batch, heads, length, head_dim)."""
+        """Makes room for keys and values of encoded prompts: (layers, 2, batch, heads, length, head_dim)."""
         shape = (self._layers, 2, batch, self._heads, length, self._head_dim)
         return torch.zeros(shape, dtype=self.dtype, device=device or self.device)
 
     def new_cross_bias(self, batch: int, length: int, device: torch.device | str | None = None) -> Tensor:
-        """What `step` adds for each token of a prompt: (batch, 1, 1, length)."""
+        """Makes room for what attention adds to the score of each token of a prompt: (batch, 1, 1, length)."""
         return torch.zeros((batch, 1, 1, length), dtype=self.dtype, device=device or self.device)
 
     def encode(
@@ -76,7 +76,7 @@ class T5:
         """Encodes pictures and prompts into `cross_cache` and `cross_bias`.
 
         Args:
-            features: of shape (batch, num_query_tokens, hidden); they take the place of the first tokens.
+            features: tensor of shape (batch, num_query_tokens, hidden); they take the place of the first tokens.
             input_ids: int64 of shape (batch, length).
             attention_mask: int64 of shape (batch, length), 0 at padding.
             cross_cache, cross_bias: written, as `new_cross_cache` and `new_cross_bias` made them.
@@ -92,7 +92,7 @@ class T5:
     def step(
         self, token_ids: Tensor, position: Tensor, self_cache: Tensor, cross_cache: Tensor, cross_bias: Tensor
     ) -> Tensor:
-        """Scores of the next token.
+        """Scores the next token of each row.
 
         Args:
             token_ids: int64 of shape (rows,): the last token of each row. Rows are batch x beams, beams of one document

@@ -1,6 +1,6 @@
 """Pictures -> features: the image encoder, the Q-Former and the projection, in one program per size of batch.
 
-Knows the checkpoint's image half; knows nothing of prompts.
+Knows the checkpoint's image half. It must not know prompts, nor how pictures were decoded.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,12 +14,12 @@ from executor.model.graphs import Capture
 
 
 class Vision:
-    """What the language model sees of pictures.
+    """Encodes pictures into what the language model sees of them.
 
     Args:
-        model: a `Blip2ForConditionalGeneration`.
+        model: a `Blip2ForConditionalGeneration`, in inference mode.
         image_processor: its own, for the values of pixels.
-        device: of the pictures.
+        device: where pictures are.
     """
 
     def __init__(self, model: Any, image_processor: Any, device: torch.device) -> None:
@@ -30,14 +30,14 @@ class Vision:
         self._captured: dict[int, tuple[Tensor, Callable[[], Tensor]]] = {}
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Features of pictures.
+        """Encodes a batch of pictures.
 
         Args:
-            pixels: uint8 of shape (batch, 3, height, width).
+            pixels: uint8 tensor of shape (batch, 3, height, width).
 
         Returns:
-            Of shape (batch, num_query_tokens, hidden), in the language model's dtype; a program's own tensor, which the
-            next call may write again.
+            Tensor of shape (batch, num_query_tokens, hidden), in the language model's dtype, on the device. It may be a
+            program's own, which the next call writes again.
         """
         batch = len(pixels)
         size = min((size for size in self._captured if size >= batch), default=None)
@@ -49,7 +49,15 @@ class Vision:
         return run()[:batch]
 
     def capture(self, batches: Sequence[int], image_size: tuple[int, int], capture: Capture) -> Iterator[None]:
-        """Captures a program for each size of batch, the largest first; yields after each. Used once all are there."""
+        """Captures a program for each size of batch, the largest first; yields after each.
+
+        They are used once all of them are there.
+
+        Args:
+            batches: numbers of pictures.
+            image_size: (height, width) in pixels of the pictures.
+            capture: makes each program.
+        """
         self.release()
         captured = {}
         for batch in sorted(batches, reverse=True):
@@ -58,8 +66,12 @@ class Vision:
             yield
         self._captured = captured
 
+    def programs(self, batches: Sequence[int]) -> int:
+        """Counts how often `capture` yields: once for each size of batch."""
+        return len(batches)
+
     def release(self) -> None:
-        """Goes on without what was captured."""
+        """Forgets the captured programs, and goes on without."""
         self._captured = {}
 
     def _encode(self, pixels: Tensor) -> Tensor:
@@ -75,9 +87,12 @@ class Vision:
 
 
 def normalised_levels(image_processor: Any) -> Tensor:
-    """The image processor's value for each channel and grey level: float32 of shape (3, 256).
+    """Tabulates the image processor's value for each channel and grey level.
 
     A table made by the processor itself is exact on every device, whatever the arithmetic there.
+
+    Returns:
+        float32 tensor of shape (3, 256) on the CPU.
     """
     levels = np.broadcast_to(np.arange(256, dtype=np.uint8), (3, 1, 256))
     rescaled = image_processor.rescale(levels, image_processor.rescale_factor)

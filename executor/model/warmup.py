@@ -1,6 +1,7 @@
-"""Before the service is ready: programs for all shapes of batches, and everything run once.
+"""What happens before the service is ready: programs for all shapes of batches are captured, and everything runs once.
 
 What cannot be captured on this machine runs without graphs: slower, with the same answers, and one line in the log.
+Knows which machines and checkpoints can have graphs. It must not know what the programs compute.
 """
 
 from collections.abc import Callable
@@ -26,14 +27,14 @@ def warm_up(
     """Makes `model` ready for batches of up to `max_batch` documents.
 
     Args:
-        model: on its device.
-        compile: `off`; `graphs`, one CUDA graph for each shape of batch; `max`, compiled by TorchInductor before that.
+        model: the checkpoint on its device.
+        compile: `off`; `graphs`, CUDA graphs for each shape of batch; `max`, compiled by TorchInductor before that.
         max_batch: most documents in one batch.
         options: of documents that choose nothing.
         log: told in one line when something is not possible.
 
     Returns:
-        What it came to.
+        What was possible: `compile`, or less.
     """
     reason = _why_no_graphs(model)
     if compile != "off" and reason is not None:
@@ -67,8 +68,8 @@ def _why_no_graphs(model: Blip2Model) -> str | None:
 def _capture(model: Blip2Model, shapes: Shapes, capture: Capture) -> str | None:
     """Captures, or says in a few words why not."""
     try:
-        total = model.count_programs(shapes)
-        # For who looks on: into a file, or a log of JSON, it writes nothing.
+        total = model.programs(shapes)
+        # `disable=None`: only a terminal sees the progress bar, and no file and no log of JSON.
         for _ in tqdm(model.capture(shapes, capture), desc="Capturing", total=total, unit="graph", disable=None):
             pass
     except (RuntimeError, AssertionError, ImportError) as error:  # what drivers, kernels and compilers raise

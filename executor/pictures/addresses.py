@@ -1,7 +1,7 @@
 """Which hosts, addresses and ports a picture may be fetched from.
 
-Knows the rules; opens nothing and looks nothing up. Whoever connects asks twice: `check_url` before a request or a
-redirect is followed, and `check_address` for every address that a name turned out to have.
+Knows the rules. It opens nothing, looks nothing up, and must not know HTTP. Whoever connects asks twice: `check_url`
+before a request or a redirect is followed, and `check_address` for every address that a name turned out to have.
 """
 
 import ipaddress
@@ -40,7 +40,7 @@ _NEVER_PUBLIC = tuple(
 
 @dataclass(frozen=True)
 class AllowedHost:
-    """One entry of `allowed_hosts`.
+    """Stands for the hosts that an entry of `allowed_hosts` means: a name, all names below one, or a network.
 
     Attributes:
         name: a host name, in lower case and IDNA form; empty where the entry is a network.
@@ -86,18 +86,20 @@ class AllowedHost:
         return cls(name=name, subdomains=subdomains, port=number)
 
     def means_name(self, name: str, port: int) -> bool:
+        """Tells whether the entry means this host name, in lower case and IDNA form, at this port."""
         if not self.name or self.port not in (None, port):
             return False
         return name.endswith(f".{self.name}") if self.subdomains else name == self.name
 
     def means_address(self, address: Address, port: int) -> bool:
+        """Tells whether the entry means this address at this port."""
         if self.network is None or self.port not in (None, port):
             return False
         return address.version == self.network.version and address in self.network
 
 
 class AddressPolicy:
-    """Globally routable addresses on ports 80 and 443, and whatever `allowed_hosts` names.
+    """Allows globally routable addresses on ports 80 and 443, and whatever `allowed_hosts` names.
 
     Args:
         allowed_hosts: entries as `AllowedHost.parse` reads them.
@@ -129,9 +131,9 @@ class AddressPolicy:
         if ":" in host or _ends_in_number(host):
             address = _literal(host)
             if address is None:
-                raise _refusal("write addresses in their usual form, such as 192.0.2.1 or [2001:db8::1]")
+                raise _not_allowed("write addresses in their usual form, such as 192.0.2.1 or [2001:db8::1]")
             if not self._permits(address, port):
-                raise _refusal()
+                raise _not_allowed()
             return
         name = _canonical_name(host)
         if name is None:
@@ -141,7 +143,7 @@ class AddressPolicy:
             for entry in self._allowed
         )
         if port not in PUBLIC_PORTS and not may_be_allowed:
-            raise _refusal()
+            raise _not_allowed()
 
     def check_address(self, name: str, port: int, address: str) -> None:
         """Refuses an address that a name turned out to have.
@@ -159,7 +161,7 @@ class AddressPolicy:
             return
         parsed = _literal(address)
         if parsed is None or not self._permits(parsed, port):
-            raise _refusal()
+            raise _not_allowed()
 
     def _permits(self, address: Address, port: int) -> bool:
         if any(entry.means_address(address, port) for entry in self._allowed):
@@ -168,7 +170,7 @@ class AddressPolicy:
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is globally routable unicast. NAT64 addresses are as public as the address inside."""
+    """Tells whether an address is globally routable unicast. A NAT64 address is as public as the address inside it."""
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return is_public(address.ipv4_mapped)
@@ -202,7 +204,7 @@ def _canonical_name(host: str | None) -> str | None:
     return name if _NAME.fullmatch(name) else None
 
 
-def _refusal(hint: str = "") -> RequestError:
+def _not_allowed(hint: str = "") -> RequestError:
     advice = hint or "send the picture in 'img_bytes' or ask the operator to allow it"
     return RequestError(
         ErrorCode.ADDRESS_NOT_ALLOWED,

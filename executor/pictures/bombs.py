@@ -1,7 +1,8 @@
 """Files that are cheap to send and expensive to open, beyond what their width and height say.
 
-Every number is far above what real pictures need and was set by what Pillow 12 and 13 do with files of 20 MB:
-minutes of work and gigabytes of memory without these checks, seconds and some ten megabytes with them.
+Knows the formats that can be abused so. It must not know which decoder opens which file. Every number is far above what
+real pictures need and was set by what Pillow 12 and 13 do with files of 20 MB: minutes of work and gigabytes of memory
+without these checks, seconds and some ten megabytes with them.
 """
 
 import io
@@ -25,15 +26,23 @@ _TILE_SIDES = (322, 323)
 
 
 class BombError(Exception):
-    """A file costs more than any real picture does. Not an OSError: plugins of Pillow carry on after those."""
+    """Says that a file costs more than any real picture does.
+
+    It is no OSError: plugins of Pillow carry on after those.
+    """
 
 
 class BoundedFile(io.BytesIO):
-    """A file in memory that refuses to be read in too many pieces."""
+    """Holds a file in memory, and refuses to be read in too many pieces."""
 
     _reads = 0
 
     def read(self, size: int | None = -1, /) -> bytes:
+        """Reads as `io.BytesIO` does.
+
+        Raises:
+            BombError: it was read `MAX_READS` times before.
+        """
         self._reads += 1
         if self._reads > MAX_READS:
             raise BombError
@@ -43,8 +52,12 @@ class BoundedFile(io.BytesIO):
 def check_scans(data: bytes, pixels: int) -> None:
     """Refuses a progressive JPEG of too many scans. Counts what looks like a scan, so it never counts too few.
 
+    Args:
+        data: the encoded picture.
+        pixels: its width x its height.
+
     Raises:
-        BombError: see `MAX_SCANNED_PIXELS`.
+        BombError: scans x pixels are above `MAX_SCANNED_PIXELS`.
     """
     if data.count(b"\xff\xda") * pixels > MAX_SCANNED_PIXELS:
         raise BombError
@@ -55,7 +68,7 @@ def check_tiff(data: bytes, max_pixels: int) -> None:
 
     Args:
         data: a file that starts with `II*\\0`, `MM\\0*` or `II+\\0` (BigTIFF).
-        max_pixels: of one tile.
+        max_pixels: most pixels of one tile.
 
     Raises:
         BombError: more values than `MAX_TIFF_VALUES`, more bytes of them than the file has, or the tiles.

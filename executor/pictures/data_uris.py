@@ -1,4 +1,7 @@
-"""`data:` URIs, base64 and percent-encoded (RFC 2397), to bytes."""
+"""`data:` URIs, base64 and percent-encoded (RFC 2397) -> bytes.
+
+Knows the syntax. It must not know what the bytes are.
+"""
 
 import base64
 import binascii
@@ -12,9 +15,16 @@ _WHITE_SPACE = b" \t\n\f\r"
 
 
 def decode(uri: str, max_bytes: int) -> bytes:
-    """The bytes in a `data:` URI, up to about `max_bytes`; where there are more, some more than `max_bytes`.
+    """Decodes the bytes in a `data:` URI.
 
     The media type is not read: the bytes decide. White space and missing padding in base64 are forgiven.
+
+    Args:
+        uri: begins with `data:`, in any case of letters.
+        max_bytes: most bytes that are of use; the reading ends soon after them.
+
+    Returns:
+        The bytes. More than `max_bytes` of them tell only that there are too many.
 
     Raises:
         RequestError: `NOT_AN_IMAGE` where the URI is malformed.

@@ -1,7 +1,7 @@
 """An encoded picture -> the uint8 tensor that the model takes, exactly as transformers' image processor makes it.
 
-Knows Pillow and its pitfalls; knows nothing of where the bytes come from. Runs in worker threads, so it changes no
-global limit (`Image.MAX_IMAGE_PIXELS`) and no warnings while it works; Pillow releases the GIL while it decodes and
+Knows Pillow and its pitfalls. It must not know where the bytes come from. Runs in worker threads, so it changes no
+global limit (`Image.MAX_IMAGE_PIXELS`) and no warnings while it works. Pillow releases the GIL while it decodes and
 resizes.
 """
 
@@ -47,6 +47,7 @@ _OPENERS: dict[str, _Opener] = {
 further pictures, and warn about sizes by a limit of its own."""
 
 FORMATS = tuple(name for name in _OPENERS if name != "AVIF" or AvifImagePlugin.SUPPORTED)
+"""What can be decoded here: some builds of Pillow have no AVIF."""
 
 # Pillow remarks on odd metadata. Python would print each text once and remember it for ever, and the texts hold numbers
 # that strangers choose.
@@ -76,7 +77,7 @@ class Decoder:
     Args:
         size: (height, width) in pixels of the tensors.
         resample: Pillow's filter for resizing.
-        limits: pixels, sides, EXIF orientation, fast decoding of JPEG.
+        limits: of a picture's pixels and sides; whether EXIF orientation and fast decoding of JPEG are wanted.
     """
 
     def __init__(self, size: tuple[int, int], resample: int, limits: ImageLimits) -> None:
@@ -85,7 +86,10 @@ class Decoder:
         self._limits = limits
 
     def __call__(self, data: bytes) -> torch.Tensor:
-        """The first frame of an encoded picture: uint8 of shape (3, height, width).
+        """Decodes and resizes the first frame of an encoded picture.
+
+        Returns:
+            uint8 tensor of shape (3, height, width), RGB, contiguous, on the CPU.
 
         Raises:
             RequestError: `NOT_AN_IMAGE`, `TOO_MANY_PIXELS` or `CORRUPT_IMAGE`.
@@ -153,7 +157,7 @@ class Decoder:
 
 
 def picture_format(data: bytes) -> str | None:
-    """The format that the first bytes announce: one of `FORMATS`, or None."""
+    """Tells the format that the first bytes announce: one of `FORMATS`, or None."""
     kind = None
     if data.startswith(b"\xff\xd8\xff"):
         kind = "JPEG"

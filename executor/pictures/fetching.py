@@ -1,7 +1,8 @@
 """HTTP for pictures: a URL -> the bytes of its body, within limits.
 
-Knows aiohttp, redirects, deadlines and sizes; what may be connected to is decided by `addresses`, what the bytes are by
-`decoding`. Nothing from the environment is used (no proxies, no .netrc), no cookie is kept, no credential is sent.
+Knows aiohttp, redirects, deadlines and sizes. It must not know which addresses are allowed, which `addresses` decides,
+nor what the bytes are, which `decoding` finds out. Nothing from the environment is used (no proxies, no .netrc), no
+cookie is kept, no credential is sent.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import re
 import socket
 import weakref
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,7 +19,8 @@ from yarl import URL
 
 from executor.errors import ErrorCode, RequestError
 from executor.pictures.addresses import AddressPolicy
-from executor.pictures.fetch_slots import Places, Slot
+from executor.pictures.fetch_slots import FetchSlots, Permit
+from executor.pictures.inflating import Inflater
 from executor.pictures.limits import ImageLimits
 from executor.pictures.resolving import CheckedResolver, Lookup, SystemNames
 from executor.telemetry.observer import SILENT, Observer
@@ -32,19 +34,17 @@ _AFTER_THE_HOST = re.compile(rf"[a-zA-Z]+://[^/?#]*({_URL_CHARACTERS})(?:\?({_QU
 _MALFORMED = (ValueError, IndexError)
 """What yarl raises; the second one for `http://[::1]@`."""
 _BUFFER_BYTES = 64 * 1024
-_INFLATE_BYTES = 256 * 1024
-"""Inflated at a time: about a millisecond of the event loop."""
 _IDLE_CONNECTION_S = 10.0
 
 
 class Fetcher:
-    """One HTTP client for all pictures, with connection reuse.
+    """Fetches pictures over HTTP and HTTPS, as one client that uses its connections again.
 
     Args:
-        policy: what may be connected to.
-        limits: sizes, numbers and times.
+        policy: decides what may be connected to.
+        limits: of a picture's bytes, of redirects, of fetches at the same time and of their seconds.
         lookup: replaces the system's name resolution.
-        observer: told of fetches.
+        observer: told of each fetch.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Fetcher:
         self._lookup = lookup or self._names.lookup
         self._bodies = asyncio.Semaphore(limits.max_fetches)
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
-        self._places = Places(limits.max_fetches, limits.max_fetches_per_host)
+        self._slots = FetchSlots(limits.max_fetches, limits.max_fetches_per_host)
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._keepers: set[asyncio.Task[None]] = set()
         self._stops: list[asyncio.Event] = []
@@ -69,14 +69,19 @@ class Fetcher:
 
     @asynccontextmanager
     async def fetched(self, reference: str) -> AsyncIterator[bytes]:
-        """The body behind a URL, for as long as the context lasts.
+        """Fetches the body behind a URL, and holds it within the context.
 
-        At most `max_fetches` bodies exist at a time, so whoever is done with one leaves the context.
+        At most `max_fetches` bodies exist at a time. So whoever is done with one leaves the context.
+
+        Args:
+            reference: the URL as the client wrote it.
 
         Raises:
-            RequestError: with the code of the cause, at the latest after `fetch_timeout_s`.
+            RequestError: `INVALID_URL`, `UNSUPPORTED_SCHEME`, `ADDRESS_NOT_ALLOWED`, `TOO_MANY_REDIRECTS`,
+                `IMAGE_NOT_FOUND`, `IMAGE_TOO_LARGE`, `FETCH_TIMED_OUT`, `FETCH_FAILED` or `FETCH_REFUSED`; `OVERLOADED`
+                once it is closed. At the latest after `fetch_timeout_s`.
         """
-        body = Slot(self._bodies)
+        body = Permit(self._bodies)
         try:
             with self._observer.fetching():
                 data = await self._fetch(reference, body)
@@ -85,13 +90,16 @@ class Fetcher:
             body.release()
 
     def close(self) -> None:
-        """Ends all fetches and connections, while the event loop goes on or when it ends."""
+        """Ends all fetches and connections, and refuses the fetches that come later.
+
+        The connections end while the event loop goes on, or when it ends.
+        """
         self._closed = True
         self._names.close()
         for stop in self._stops:
             stop.set()
 
-    async def _fetch(self, reference: str, body: Slot) -> bytes:
+    async def _fetch(self, reference: str, body: Permit) -> bytes:
         try:
             return await asyncio.wait_for(self._follow(_parse(reference), body), self._limits.fetch_timeout_s)
         except asyncio.TimeoutError:
@@ -111,12 +119,12 @@ class Fetcher:
                 ErrorCode.FETCH_FAILED, "the server of the image URL sends damaged compression; try again later."
             ) from None
 
-    async def _follow(self, url: URL, body: Slot) -> bytes:
+    async def _follow(self, url: URL, body: Permit) -> bytes:
         for _ in range(self._limits.max_redirects + 1):
             if self._closed:
                 raise RequestError(ErrorCode.OVERLOADED, "the service is stopping; try again later.")
             self._policy.check_url(url)
-            async with self._places.at(url), self._client().get(url, allow_redirects=False) as reply:
+            async with self._slots.hold(url), self._client().get(url, allow_redirects=False) as reply:
                 if reply.status not in _REDIRECTS:
                     return await self._read(reply, body)
                 url = _redirected(url, reply.headers.get("Location"))
@@ -126,11 +134,11 @@ class Fetcher:
             "send the address at the end.",
         )
 
-    async def _read(self, reply: aiohttp.ClientResponse, body: Slot) -> bytes:
+    async def _read(self, reply: aiohttp.ClientResponse, body: Permit) -> bytes:
         _check_status(reply.status)
         if (reply.content_length or 0) > self._limits.max_image_bytes:
-            raise too_large(self._limits)
-        content = _Inflated(reply.headers.get("Content-Encoding", "identity"))
+            raise self._limits.too_many_bytes()
+        content = Inflater(reply.headers.get("Content-Encoding", "identity"))
         await body.acquire()
         received, data = 0, bytearray()
         async for chunk in reply.content.iter_any():
@@ -138,7 +146,7 @@ class Fetcher:
             for piece in content.pieces(chunk):
                 data += piece
                 if max(received, len(data)) > self._limits.max_image_bytes:
-                    raise too_large(self._limits)
+                    raise self._limits.too_many_bytes()
                 await asyncio.sleep(0)
         content.check_complete()
         return bytes(data)
@@ -185,45 +193,6 @@ class Fetcher:
         return opened
 
 
-class _Inflated:
-    """A body as it was before its Content-Encoding, in pieces of bounded size.
-
-    None is asked for; some servers compress all the same.
-    """
-
-    def __init__(self, encoding: str) -> None:
-        encoding = encoding.strip().lower()
-        if encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
-            raise RequestError(
-                ErrorCode.FETCH_REFUSED, "the server of the image URL sends a Content-Encoding that was not asked for."
-            )
-        self._compressed = encoding not in ("", "identity")
-        self._inflater = _new_inflater()
-        self._empty = True
-
-    def pieces(self, chunk: bytes) -> Iterator[bytes]:
-        if not self._compressed:
-            yield chunk
-            return
-        while chunk:
-            if self._inflater.eof:  # gzip may have several members
-                self._inflater = _new_inflater()
-            self._empty = False
-            yield self._inflater.decompress(chunk, _INFLATE_BYTES)
-            chunk = self._inflater.unused_data if self._inflater.eof else self._inflater.unconsumed_tail
-
-    def check_complete(self) -> None:
-        if self._compressed and not self._empty and not self._inflater.eof:
-            raise zlib.error("the stream breaks off")
-
-
-def too_large(limits: ImageLimits) -> RequestError:
-    return RequestError(
-        ErrorCode.IMAGE_TOO_LARGE,
-        f"the picture has over {limits.max_image_bytes} bytes (max_image_bytes); send a smaller one.",
-    )
-
-
 async def _keep_open(session: aiohttp.ClientSession, stop: asyncio.Event) -> None:
     """Closes the session after `stop`, or when the event loop ends and cancels its tasks."""
     async with session:
@@ -268,7 +237,3 @@ def _check_status(status: int) -> None:
     if status >= 500 or status in _TEMPORARY:
         raise RequestError(ErrorCode.FETCH_FAILED, f"the image URL answers {status}; try again later.")
     raise RequestError(ErrorCode.FETCH_REFUSED, f"the image URL answers {status} and no picture; check it.")
-
-
-def _new_inflater() -> Any:
-    return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # gzip and zlib, whichever it is

@@ -1,11 +1,32 @@
-"""What one picture may cost and where it may come from."""
+"""What one picture may cost and where it may come from.
+
+Knows the numbers, and the error of a picture with too many bytes. It must not know how they are configured, nor what
+costs the time and memory that they bound.
+"""
 
 from dataclasses import dataclass
+
+from executor.errors import ErrorCode, RequestError
 
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """The settings of `executor.settings.Settings` that concern pictures, under the same names."""
+    """Holds the settings of `executor.settings.Settings` that concern pictures, under the same names.
+
+    Attributes:
+        max_image_bytes: most bytes of an encoded picture.
+        max_image_pixels: most pixels of a picture.
+        max_image_side: most pixels of its width and of its height.
+        fetch_timeout_s: seconds for a picture's fetch, redirects and waiting for a slot included.
+        max_redirects: most redirects that one fetch follows.
+        max_fetches: most pictures fetched at the same time.
+        max_fetches_per_host: most of them from one host and port.
+        allowed_hosts: hosts beside the public ones, as `addresses.AllowedHost.parse` reads them.
+        allowed_local_dirs: absolute paths of directories below which local pictures may be read.
+        exif_orientation: whether pictures are turned upright as their EXIF data says.
+        fast_jpeg_decode: whether large JPEGs are decoded at a reduced size.
+        user_agent: the value of HTTP's `User-Agent`.
+    """
 
     max_image_bytes: int = 20_000_000
     max_image_pixels: int = 50_000_000
@@ -19,3 +40,10 @@ class ImageLimits:
     exif_orientation: bool = True
     fast_jpeg_decode: bool = False
     user_agent: str = "blip2-executor"
+
+    def too_many_bytes(self) -> RequestError:
+        """Makes the error `IMAGE_TOO_LARGE` of a picture of more than `max_image_bytes`."""
+        return RequestError(
+            ErrorCode.IMAGE_TOO_LARGE,
+            f"the picture has over {self.max_image_bytes} bytes (max_image_bytes); send a smaller one.",
+        )

@@ -1,7 +1,7 @@
 """An image reference -> the uint8 tensor that the model takes.
 
 Ties the parts together: where the bytes come from (`fetching`, `data_uris`, `local_files`) and what becomes of them
-(`decoding`). Knows nothing of the model beyond the size and the filter it wants, and nothing of Jina. DocArray's own
+(`decoding`). It must not know Jina, nor of the model more than the size and the filter that it wants. DocArray's own
 loading is not used: it opens local files and has no limits.
 """
 
@@ -21,7 +21,7 @@ from executor.errors import ErrorCode, RequestError
 from executor.pictures import data_uris
 from executor.pictures.addresses import AddressPolicy
 from executor.pictures.decoding import Decoder
-from executor.pictures.fetching import Fetcher, too_large
+from executor.pictures.fetching import Fetcher
 from executor.pictures.limits import ImageLimits
 from executor.pictures.local_files import LocalFiles, is_local
 from executor.pictures.resolving import Lookup
@@ -32,7 +32,7 @@ __all__ = ["ImageLimits", "ImageLoader", "RequestImages"]
 _LONGEST_URL = 16_384
 
 _MOST_KEPT = 64
-"""Pictures of one request that are kept for its later documents: 10 MB of them."""
+"""Pictures of one request that are kept for its later documents: 10 MB at 224 x 224 pixels."""
 
 _NICENESS = 5
 """Of the threads that decode. Where cores are few, they would hold up the one that feeds the device."""
@@ -79,18 +79,22 @@ class ImageLoader:
 
     @property
     def loading(self) -> int:
-        """Pictures that are being fetched and decoded, or wait for it. To be read on any thread."""
+        """Counts the pictures that are being fetched and decoded, or wait for it. May be read on any thread."""
         return self._loading
 
     async def load(self, reference: str | None, data: bytes | None = None) -> torch.Tensor:
-        """The picture as a uint8 tensor of shape (3, height, width).
+        """Loads one picture.
 
         Args:
             reference: `http(s)://` URL, `data:` URI, or a local file where allowed; not read where there is `data`.
             data: an encoded picture.
 
+        Returns:
+            uint8 tensor of shape (3, height, width) on the CPU.
+
         Raises:
-            RequestError: with the code of the cause.
+            RequestError: `NO_IMAGE`, `UNSUPPORTED_SCHEME`, `INVALID_URL` or `IMAGE_TOO_LARGE`; those of
+                `Fetcher.fetched`, `LocalFiles.read`, `data_uris.decode` and `Decoder`; `OVERLOADED` once it is closed.
         """
         if data is not None:
             encoded = data
@@ -118,7 +122,10 @@ class ImageLoader:
 
     @asynccontextmanager
     async def request(self) -> AsyncIterator["RequestImages"]:
-        """The pictures of one request, each loaded once. What still loads at the end is cancelled."""
+        """Opens the pictures of one request, within which each is loaded once.
+
+        What still loads at the end of the context is cancelled.
+        """
         images = RequestImages(self)
         try:
             yield images
@@ -126,7 +133,7 @@ class ImageLoader:
             await images.cancel()
 
     def close(self) -> None:
-        """Frees threads and connections. To be called in the event loop that loaded, where there was one."""
+        """Frees threads and connections. Runs in the event loop that loaded, where there was one."""
         self._closed = True
         self._pool.shutdown(wait=False)
         self._fetcher.close()
@@ -150,7 +157,7 @@ class ImageLoader:
 
     def _decode(self, data: bytes) -> torch.Tensor:
         if len(data) > self._limits.max_image_bytes:
-            raise too_large(self._limits)
+            raise self._limits.too_many_bytes()
         with self._observer.decoding():
             return self._decoder(data)
 
@@ -162,9 +169,13 @@ class ImageLoader:
 
 
 class RequestImages:
-    """The pictures of one request: the same reference or the same bytes are fetched and decoded once.
+    """Loads the pictures of one request: the same reference or the same bytes are fetched and decoded once.
 
-    Of a long request the pictures loaded last are kept, `_MOST_KEPT` of them: all would be 150 kB for each document.
+    Of a long request only the pictures that were loaded last are kept, `_MOST_KEPT` of them. To keep all would take
+    150 kB for each document, at 224 x 224 pixels.
+
+    Args:
+        loader: loads each picture.
     """
 
     def __init__(self, loader: ImageLoader) -> None:
@@ -172,7 +183,10 @@ class RequestImages:
         self._loading: dict[str | bytes | None, asyncio.Task[torch.Tensor]] = {}
 
     async def load(self, reference: str | None, data: bytes | None = None) -> torch.Tensor:
-        """As `ImageLoader.load`. Documents with the same picture get the same tensor, or the same error."""
+        """Loads one picture as `ImageLoader.load` does, with the same arguments and errors.
+
+        Documents with the same picture get the same tensor, or the same error.
+        """
         key = reference if data is None else data
         if key not in self._loading:
             self._forget_one()
@@ -188,7 +202,7 @@ class RequestImages:
                     break
 
     async def cancel(self) -> None:
-        """Ends what still loads, and waits for its end."""
+        """Cancels what still loads, and waits for its end."""
         for task in self._loading.values():
             task.cancel()
         await asyncio.gather(*self._loading.values(), return_exceptions=True)

@@ -1,7 +1,8 @@
 """Local pictures, only below the directories that the operator allows.
 
-Knows the file system; every path is a client's. The path is resolved first, checked, and then walked from the allowed
-directory without following a single link: what is opened is what was checked, whatever is moved meanwhile.
+Knows the file system. It must not know what is in the files. Every path is a client's, so none is trusted: it is
+resolved, checked, and then walked from the allowed directory without following a single link. So what is opened is what
+was checked, whatever is moved meanwhile.
 """
 
 import os
@@ -33,14 +34,15 @@ class LocalFiles:
         return bool(self._roots)
 
     def read(self, reference: str, max_bytes: int) -> bytes:
-        """The first `max_bytes` + 1 bytes of a file: one too many tells that it is too large.
+        """Reads the first `max_bytes` + 1 bytes of a file: one too many tells that it is too large.
 
         Args:
             reference: absolute path or `file://` URL.
+            max_bytes: most bytes of a file that is not too large.
 
         Raises:
             RequestError: `FILE_NOT_ALLOWED` for everything outside of the directories, whether it exists or not, and
-                for what is not a regular file; `IMAGE_NOT_FOUND`.
+                for what is not a regular file; `IMAGE_NOT_FOUND` where one of them has no such file.
         """
         try:
             path = Path(os.path.realpath(_path(reference)))
@@ -58,7 +60,7 @@ class LocalFiles:
 
 
 def is_local(reference: str) -> bool:
-    """Whether a reference means a local file: an absolute path or a `file:` URL."""
+    """Tells whether a reference means a local file: it is an absolute path or a `file:` URL."""
     return reference.startswith("/") or reference[:5].lower() == "file:"
 
 

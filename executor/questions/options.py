@@ -38,11 +38,18 @@ class GenerationOptions(BaseModel):
         default=None,
         description="draw tokens at random; unset: where `temperature`, `top_p` or `top_k` is given",
     )
-    temperature: float | None = Field(default=None, ge=0.01, le=10, description="sampling: flatter above 1")
-    top_p: float | None = Field(
-        default=None, gt=0, le=1, description="sampling: only the likeliest tokens with this mass"
+    temperature: float | None = Field(
+        default=None,
+        ge=0.01,
+        le=10,
+        description="sampling: the distribution is flatter above 1 and sharper below",
     )
-    top_k: int | None = Field(default=None, ge=1, le=1000, description="sampling: only this many likeliest tokens")
+    top_p: float | None = Field(
+        default=None, gt=0, le=1, description="sampling: only the likeliest tokens that have this mass together"
+    )
+    top_k: int | None = Field(
+        default=None, ge=1, le=1000, description="sampling: only this many of the likeliest tokens"
+    )
     seed: int | None = Field(
         default=None, ge=0, lt=2**31, description="sampling: makes the answer repeatable, alone and in any batch"
     )

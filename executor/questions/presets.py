@@ -1,7 +1,8 @@
 """Ways to answer that have a name, and how what is chosen in several places becomes one.
 
 A preset stands for everything: the template and every option. So choosing one replaces whatever was chosen before it,
-and options chosen in the same place or later are changes to it.
+and options chosen in the same place or later are changes to it. Knows names and options. It must not know where they
+were chosen.
 """
 
 from collections.abc import Mapping
@@ -15,18 +16,18 @@ PresetName = Literal["article", "paper", "caption"]
 
 
 class Generation(NamedTuple):
-    """How a document is answered.
+    """Says how a document is answered.
 
-    Args:
+    Attributes:
         prompt_template: what a bare question is put into, at its `{}`.
-        options: of the model.
+        options: how the model generates the answer.
     """
 
     prompt_template: str
     options: GenerationOptions
 
     def merged(self, *choices: Mapping[str, Any]) -> "Generation":
-        """This with `choices` on top, the last one winning.
+        """Puts `choices` on top of this, the last one winning.
 
         Args:
             choices: options by name, and `preset`, which replaces all that comes before it.

@@ -1,6 +1,6 @@
 """From what a client asks to the text that the model reads.
 
-Knows templates; knows nothing of tokens, pictures or the wire.
+Knows templates. It must not know tokens, pictures or the wire.
 """
 
 from executor.errors import ErrorCode, RequestError
@@ -10,13 +10,16 @@ VQA_TEMPLATE = "Question: {} Answer:"
 
 
 def render(prompt: str | None, template: str = VQA_TEMPLATE) -> str:
-    """The text for the model: a bare question is put into `template`, every other prompt is left as it is.
+    """Puts a bare question into `template`, and leaves every other prompt as it is.
 
     A bare question ends with `?` and has no `Question:` or `Answer:` in it (in any case of letters).
 
     Args:
         prompt: the client's text.
-        template: text with one `{}`, where the question goes.
+        template: text with `{}` where the question goes.
+
+    Returns:
+        The text for the model.
 
     Raises:
         RequestError: `EMPTY_PROMPT` where there is nothing but white space.

@@ -1,6 +1,6 @@
 """Whose document goes to the queue next, where many long requests are answered at the same time.
 
-Knows asyncio alone: neither Jina, nor documents, nor the queue itself.
+Knows asyncio alone. It must not know Jina, documents, or the queue itself.
 """
 
 import asyncio
@@ -9,32 +9,42 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class Turns:
-    """Keeps long requests from filling the queue, so that one that has nothing in it finds a place.
+class FairShare:
+    """Keeps long requests from filling the queue, so that a request with nothing in it finds a place.
+
+    Every request has one place of its own. All requests together share some more. Belongs to one event loop.
 
     Args:
-        shared: places for all requests together, beside the one that each request has of its own.
+        shared: number of the shared places, 0 or more.
     """
 
     def __init__(self, shared: int) -> None:
         self._free = shared
         self._waiting: deque[asyncio.Future[bool]] = deque()
 
-    def of_a_request(self) -> "RequestTurns":
-        return RequestTurns(self)
+    def for_request(self) -> "RequestShare":
+        """Makes the share of one request: a place of its own, and access to the shared ones."""
+        return RequestShare(self)
 
 
-class RequestTurns:
-    """The turns of one request: its own place at once whenever it is free, else a shared one in order of asking."""
+class RequestShare:
+    """Gives the documents of one request their places in the queue.
 
-    def __init__(self, turns: Turns) -> None:
-        self._turns = turns
+    A document takes the request's own place whenever that is free. Otherwise it takes a shared one. Those who wait for
+    a shared place get it in the order in which they asked.
+
+    Args:
+        everyone: the share of all requests, which made this one.
+    """
+
+    def __init__(self, everyone: FairShare) -> None:
+        self._everyone = everyone
         self._own_is_free = True
         self._waiting: deque[asyncio.Future[bool]] = deque()
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Waits for a place and holds it."""
+    async def place(self) -> AsyncIterator[None]:
+        """Waits for a place and holds it within the context."""
         is_own = await self._take()
         try:
             yield
@@ -45,12 +55,12 @@ class RequestTurns:
         if self._own_is_free:
             self._own_is_free = False
             return True
-        if self._turns._free > 0:
-            self._turns._free -= 1
+        if self._everyone._free > 0:
+            self._everyone._free -= 1
             return False
         place: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.append(place)
-        self._turns._waiting.append(place)
+        self._everyone._waiting.append(place)
         try:
             return await place
         except asyncio.CancelledError:
@@ -59,7 +69,7 @@ class RequestTurns:
             raise
 
     def _give_back(self, is_own: bool) -> None:
-        waiting = self._waiting if is_own else self._turns._waiting
+        waiting = self._waiting if is_own else self._everyone._waiting
         while waiting:
             place = waiting.popleft()
             if not place.done():
@@ -68,4 +78,4 @@ class RequestTurns:
         if is_own:
             self._own_is_free = True
         else:
-            self._turns._free += 1
+            self._everyone._free += 1

@@ -15,7 +15,7 @@ from accelerate import infer_auto_device_map
 from transformers import Blip2ForConditionalGeneration
 
 from demo.service import CHECKPOINT
-from executor.checkpoints import loading as checkpoint
+from executor.checkpoints import loading
 from executor.checkpoints.loading import Checkpoint
 from executor.errors import StartupError
 from executor.model.blip2 import Blip2Model
@@ -28,7 +28,7 @@ PROMPTS = ("Question: how many cats are there? Short answer:", "a photo of", "Qu
 
 @pytest.fixture(scope="module")
 def whole() -> Checkpoint:
-    return checkpoint.load(str(CHECKPOINT), device="cpu")
+    return loading.load(str(CHECKPOINT), device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -76,17 +76,17 @@ def test_without_gpus_the_start_ends():
     with pytest.raises(
         StartupError, match=r"'device_map' is 'auto', .* but the device is cpu; set device_map to 'none'"
     ):
-        checkpoint.load(str(CHECKPOINT), device="cpu", device_map="auto")
+        loading.load(str(CHECKPOINT), device="cpu", device_map="auto")
 
 
 @pytest.mark.parametrize("place", ["cpu", "disk"])
 def test_what_does_not_fit_the_gpus_is_not_put_elsewhere(place):
     model = SimpleNamespace(hf_device_map={"vision_model": 0, "language_model": place})
     with pytest.raises(StartupError, match="model 'xxl' does not fit into the free memory"):
-        checkpoint._device_of_pictures("xxl", model)
+        loading._device_of_pictures("xxl", model)
 
 
 def test_pictures_go_where_a_spread_model_begins(tiny_t5: Path):
-    model: Any = checkpoint.load(str(tiny_t5), device="cpu").model
+    model: Any = loading.load(str(tiny_t5), device="cpu").model
     model.hf_device_map = {"vision_model": 0, "language_model": 1}
-    assert checkpoint._device_of_pictures("tiny", model) == torch.device("cpu")
+    assert loading._device_of_pictures("tiny", model) == torch.device("cpu")

@@ -21,8 +21,7 @@ from safetensors.torch import load_file, save_file
 from demo.service import CHECKPOINT, ROOT, Service
 from executor import ImagePrompt, Response
 from executor.__main__ import main
-from executor.checkpoints import checksums, prepare
-from executor.checkpoints import loading as checkpoint
+from executor.checkpoints import checksums, loading, prepare
 from executor.checkpoints.loading import DTYPES, Checkpoint
 from executor.errors import StartupError
 from executor.model.blip2 import Blip2Model
@@ -96,7 +95,7 @@ def answers(loaded: Checkpoint) -> list[str]:
 def test_the_copy_is_the_original_as_loaded_in_that_dtype(name, dtype, request, tmp_path):
     original = CHECKPOINT if name == "demo" else request.getfixturevalue(name)
     prepare.prepare(str(original), tmp_path / "copy", dtype=dtype)
-    loaded = [checkpoint.load(str(folder), device="cpu", dtype=dtype) for folder in (original, tmp_path / "copy")]
+    loaded = [loading.load(str(folder), device="cpu", dtype=dtype) for folder in (original, tmp_path / "copy")]
     assert_same(*loaded)
 
 
@@ -128,11 +127,11 @@ def test_large_weights_are_split_into_files_that_are_all_checked(tiny_t5, tmp_pa
     assert len(shards) > 1
     for shard in shards:
         assert sum(weight.nbytes for weight in load_file(shard).values()) <= 30_000
-    loaded = [checkpoint.load(str(folder), device="cpu", dtype="float16") for folder in (tiny_t5, tmp_path / "copy")]
+    loaded = [loading.load(str(folder), device="cpu", dtype="float16") for folder in (tiny_t5, tmp_path / "copy")]
     assert_same(*loaded)
     flip_a_byte(shards[1])
     with pytest.raises(StartupError, match=shards[1].name):
-        checkpoint.load(str(tmp_path / "copy"))
+        loading.load(str(tmp_path / "copy"))
 
 
 def test_an_output_layer_of_its_own_is_copied(tiny_t5, tmp_path):
@@ -141,7 +140,7 @@ def test_an_output_layer_of_its_own_is_copied(tiny_t5, tmp_path):
     weights["language_model.lm_head.weight"] = torch.randn(weights["language_model.shared.weight"].shape)
     save_file(weights, original / "model.safetensors", metadata={"format": "pt"})
     prepare.prepare(str(original), tmp_path / "copy")
-    loaded = [checkpoint.load(str(folder), device="cpu", dtype="float16") for folder in (original, tmp_path / "copy")]
+    loaded = [loading.load(str(folder), device="cpu", dtype="float16") for folder in (original, tmp_path / "copy")]
     assert_same(*loaded)
     text = loaded[1].model.language_model
     assert not torch.equal(text.lm_head.weight, text.shared.weight)
@@ -154,7 +153,7 @@ def test_a_checkpoint_of_2023_gets_what_it_lacks(tiny_t5, tmp_path):
         del values[gone]
         (original / name).write_text(json.dumps(values))
     prepare.prepare(str(original), tmp_path / "copy")
-    assert_same(*(checkpoint.load(str(folder), dtype="float16") for folder in (original, tmp_path / "copy")))
+    assert_same(*(loading.load(str(folder), dtype="float16") for folder in (original, tmp_path / "copy")))
     values = json.loads((tmp_path / "copy" / "config.json").read_text())
     assert values["image_token_index"] == json.loads((tiny_t5 / "config.json").read_text())["image_token_index"]
 
@@ -241,14 +240,14 @@ def test_a_signal_while_it_writes_leaves_nothing_behind(number, tiny_t5, tmp_pat
 
 def test_a_checkpoint_without_checksums_loads_unchecked(copy):
     (copy / "checksums.json").unlink()
-    checkpoint.load(str(copy), device="cpu")
+    loading.load(str(copy), device="cpu")
 
 
 @pytest.mark.parametrize("name", sorted(SERVED - {"checksums.json"}))
 def test_one_flipped_bit_in_any_file_is_found_and_named(copy, name):
     flip_a_byte(copy / name)
     with pytest.raises(StartupError, match=f"is damaged: {name} is not what it was"):
-        checkpoint.load(str(copy), device="cpu")
+        loading.load(str(copy), device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -266,7 +265,7 @@ def test_one_flipped_bit_in_any_file_is_found_and_named(copy, name):
 def test_other_damage_is_found_and_named(copy, damage, message):
     damage(copy)
     with pytest.raises(StartupError, match=message):
-        checkpoint.load(str(copy), device="cpu")
+        loading.load(str(copy), device="cpu")
 
 
 def test_the_command_makes_what_the_service_serves_with_the_same_answers(tmp_path, two_cats):

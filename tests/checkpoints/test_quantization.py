@@ -11,7 +11,7 @@ import torch
 from transformers import BitsAndBytesConfig, Blip2ForConditionalGeneration
 
 from demo.service import CHECKPOINT
-from executor.checkpoints import loading as checkpoint
+from executor.checkpoints import loading
 from executor.errors import StartupError
 from executor.model.blip2 import Blip2Model
 from executor.model.warmup import warm_up
@@ -31,7 +31,7 @@ def test_without_bitsandbytes_the_start_ends_and_says_what_to_install(tiny_t5, m
         importlib.util, "find_spec", lambda name, *rest: None if name == "bitsandbytes" else find_spec(name, *rest)
     )
     with pytest.raises(StartupError, match=f"'quantization' is '{quantization}', which needs bitsandbytes; install"):
-        checkpoint.load(str(tiny_t5), device="cpu", quantization=quantization)
+        loading.load(str(tiny_t5), device="cpu", quantization=quantization)
 
 
 def layers(model: torch.nn.Module, kind: str) -> set[str]:
@@ -40,7 +40,7 @@ def layers(model: torch.nn.Module, kind: str) -> set[str]:
 
 @pytest.mark.parametrize("quantization", KINDS)
 def test_the_layers_that_keep_their_precision_are_those_of_transformers(tiny_t5: Path, quantization):
-    ours = checkpoint.load(str(tiny_t5), device="cpu", quantization=quantization).model
+    ours = loading.load(str(tiny_t5), device="cpu", quantization=quantization).model
     theirs = Blip2ForConditionalGeneration.from_pretrained(tiny_t5, quantization_config=KINDS[quantization])
     kept = layers(ours, "Linear")
     assert kept == layers(theirs, "Linear")
@@ -48,14 +48,14 @@ def test_the_layers_that_keep_their_precision_are_those_of_transformers(tiny_t5:
     assert {name.split(".")[0] if name.startswith("qformer") else name.rsplit(".")[-1] for name in kept} == {
         *("qformer", "wo", "lm_head")
     }
-    plain = checkpoint.load(str(tiny_t5), device="cpu").model
+    plain = loading.load(str(tiny_t5), device="cpu").model
     assert kept | layers(ours, LAYERS[quantization]) == layers(plain, "Linear")
 
 
 @pytest.mark.parametrize("quantization", KINDS)
 @pytest.mark.parametrize("options", [GenerationOptions(), GenerationOptions(num_beams=3)], ids=["greedy", "beams"])
 def test_our_engine_answers_as_transformers_does_with_the_same_layers(quantization, options):
-    loaded = checkpoint.load(str(CHECKPOINT), device="cpu", quantization=quantization)
+    loaded = loading.load(str(CHECKPOINT), device="cpu", quantization=quantization)
     model = Blip2Model(loaded, max_prompt_tokens=64)
     pixels = torch.randint(0, 256, (3, *model.image_size), dtype=torch.uint8, generator=torch.manual_seed(1))
     prompt = "Question: how many cats are there ? Answer:"
@@ -70,7 +70,7 @@ def test_our_engine_answers_as_transformers_does_with_the_same_layers(quantizati
 
 
 def test_quantised_layers_run_without_graphs_and_say_so(tiny_t5: Path, monkeypatch):
-    model = Blip2Model(checkpoint.load(str(tiny_t5), device="cpu", quantization="int8"), max_prompt_tokens=64)
+    model = Blip2Model(loading.load(str(tiny_t5), device="cpu", quantization="int8"), max_prompt_tokens=64)
     monkeypatch.setattr(model, "device", torch.device("cuda"))
     monkeypatch.setattr(model, "answer_blank", lambda *_: None)
     said: list[str] = []

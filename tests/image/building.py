@@ -1,4 +1,4 @@
-"""Builds the image as README.md says, with the host's pip configuration and certificates mounted into the build.
+"""Builds the image as docs/containers.md says, with the host's pip configuration and certificates mounted into it.
 
 Both are below one folder, mounted read-only on /mnt, which every base image has, empty: a mount point that were made
 for the build would stay in the image.

@@ -1,4 +1,4 @@
-"""`python -m tests.image.contents`: what fills the image, as the table of README.md."""
+"""`python -m tests.image.contents`: what fills the image, for docs/containers.md."""
 
 from __future__ import annotations
 

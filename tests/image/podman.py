@@ -31,7 +31,7 @@ HARDENED = (
     "--memory-swap=2g",
     "--pids-limit=256",
 )
-"""As README.md says to run it."""
+"""As docs/containers.md says to run it."""
 
 
 def podman(

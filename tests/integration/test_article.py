@@ -1,4 +1,4 @@
-"""The original article's program, as the README documents it."""
+"""The original article's program, in this process."""
 
 import pytest
 from docarray import DocList

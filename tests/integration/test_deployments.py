@@ -14,8 +14,8 @@ from docarray import DocList
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from jina import Client
 
-from demo.retrying import ask
 from demo.service import ROOT
+from examples.retrying import ask
 from executor import ImagePrompt, Response
 from executor.cores import available
 from tests.integration.lost_device.losing import FATAL_LENGTH

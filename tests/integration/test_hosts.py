@@ -14,8 +14,8 @@ from jina import Client
 from jina.proto import jina_pb2_grpc
 
 from benchmarks.hosts import Host, why_not
-from demo.retrying import ask
 from demo.service import CHECKPOINT, SERVE, Program, Service, as_environment, free_port, serves
+from examples.retrying import ask
 from executor import ImagePrompt
 from tests.integration.inprocess import TIMEOUT_S, as_request, gateway_to, hold_service, numbered
 from tests.support.scraping import Scrape
@@ -81,7 +81,7 @@ def test_a_host_that_is_cut_off_under_load_costs_no_answer_and_is_used_again_lat
         ]
         for service, address in zip(services, addresses, strict=True):
             service.wait_until(partial(serves, address))
-        gateway = (sys.executable, "-m", "demo.gateway", *addresses)
+        gateway = (sys.executable, "-m", "examples.gateway", *addresses)
         stack.enter_context(Service(port, tmp_path / "gateway.log", command=gateway))
         client = Client(port=port, asyncio=True)
 

@@ -66,6 +66,6 @@ def test_the_service_answers_as_transformers_does_whatever_the_batch(service, sa
 
 
 def templated(prompt: str) -> str:
-    """What the README promises for a bare question."""
+    """What docs/options.md promises for a bare question."""
     bare = prompt.endswith("?") and "Question:" not in prompt
     return f"Question: {prompt} Answer:" if bare else prompt

@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
 from demo.service import CHECKPOINT
-from executor.checkpoints import loading as checkpoint
+from executor.checkpoints import loading
 from executor.errors import ErrorCode, RequestError
 from executor.model.blip2 import Blip2Model, use_threads
 from executor.model.vision import normalised_levels
@@ -37,7 +37,7 @@ def tiny(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tiny: Path) -> Blip2Model:
-    return Blip2Model(checkpoint.load(str(tiny), device="cpu"), max_prompt_tokens=64)
+    return Blip2Model(loading.load(str(tiny), device="cpu"), max_prompt_tokens=64)
 
 
 def draw_pictures(count: int, seed: int = 0) -> list[Image.Image]:
@@ -124,7 +124,7 @@ def test_a_seed_repeats_a_sampled_answer_and_leaves_other_random_numbers_alone(m
 
 
 def test_normalisation_is_the_processors_bit_for_bit():
-    loaded = checkpoint.load(str(CHECKPOINT), device="cpu")
+    loaded = loading.load(str(CHECKPOINT), device="cpu")
     model = Blip2Model(loaded, max_prompt_tokens=64)
     height, width = model.image_size
     pixels = torch.arange(3 * height * width).remainder(256).to(torch.uint8).view(1, 3, height, width)
@@ -137,7 +137,7 @@ def test_normalisation_is_the_processors_bit_for_bit():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_cuda_the_default_is_float16_and_answers_are_those_of_the_cpu(tiny, model):
-    on_cuda = checkpoint.load(str(tiny), device="auto", dtype="float32")
+    on_cuda = loading.load(str(tiny), device="auto", dtype="float32")
     assert on_cuda.device.type == "cuda"
     features = as_tensor(draw_pictures(len(PROMPTS)))
     cuda_model = Blip2Model(on_cuda, max_prompt_tokens=64)

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import Blip2Config, Blip2ForConditionalGeneration
 
 from demo.service import CHECKPOINT
-from executor.checkpoints import loading as checkpoint
+from executor.checkpoints import loading
 from executor.errors import RequestError
 from executor.model import warmup
 from executor.model.blip2 import Blip2Model
@@ -55,7 +55,7 @@ class Traces:
 
 
 def load(folder: Path) -> Blip2Model:
-    return Blip2Model(checkpoint.load(str(folder), device="cpu"), max_prompt_tokens=64)
+    return Blip2Model(loading.load(str(folder), device="cpu"), max_prompt_tokens=64)
 
 
 def ask(model: Blip2Model, places: list[int], options: GenerationOptions) -> list[str]:
@@ -67,7 +67,7 @@ def ask(model: Blip2Model, places: list[int], options: GenerationOptions) -> lis
 def captured(tiny_t5) -> tuple[Blip2Model, Traces]:
     model, traces = load(tiny_t5), Traces()
     yields = sum(1 for _ in model.capture(SHAPES, traces))
-    assert yields == model.count_programs(SHAPES) == 3 + 3 * 2 * 2
+    assert yields == model.programs(SHAPES) == 3 + 3 * 2 * 2
     assert len(traces.runs) == 3 + 3 * 2 * (1 + 2)
     return model, traces
 
@@ -129,7 +129,7 @@ class HostTensors(TorchDispatchMode):
 
 
 def test_programs_touch_no_tensor_of_the_host():
-    loaded = checkpoint.load(str(CHECKPOINT), device="cpu")
+    loaded = loading.load(str(CHECKPOINT), device="cpu")
     with torch.device("meta"):
         model = Blip2ForConditionalGeneration(Blip2Config.from_pretrained(CHECKPOINT)).eval()
     model.language_model.generation_config = loaded.model.language_model.generation_config
@@ -209,7 +209,7 @@ def test_a_cpu_needs_no_graphs_and_says_so(tiny_t5):
 @pytest.mark.parametrize("options", [GenerationOptions(), BEAMS, SAMPLED, PENALISED])
 @pytest.mark.parametrize("compile", ["off", "graphs", "max"])
 def test_cuda_graphs_answer_as_the_cpu_does(tiny_t5, compile, options):
-    on_cuda = Blip2Model(checkpoint.load(str(tiny_t5), device="cuda", dtype="float32"), max_prompt_tokens=64)
+    on_cuda = Blip2Model(loading.load(str(tiny_t5), device="cuda", dtype="float32"), max_prompt_tokens=64)
     assert warmup.warm_up(on_cuda, compile, 8, options, pytest.fail) == compile
     for batch in (1, 3, 8):
         places = list(range(batch))

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
-from executor.model.buffers import Prompts
-from executor.model.language import OtherText, T5Text
+from executor.model.buffers import PromptBatch
+from executor.model.language import LanguageModel, T5LanguageModel, TransformersLanguageModel
 from executor.model.stopwatch import Stopwatch
 from executor.model.t5 import T5
 from executor.questions.options import GenerationOptions
@@ -54,7 +54,7 @@ def build(gated: bool, end_token_ids: int | list[int] = END, seed: int = 0) -> T
     return model
 
 
-def draw_batch(batch: int, seed: int = 0) -> tuple[torch.Tensor, Prompts]:
+def draw_batch(batch: int, seed: int = 0) -> tuple[torch.Tensor, PromptBatch]:
     """Features, and prompts of different lengths."""
     random_numbers = random.Random(seed)
     lengths = [random_numbers.randint(1, 12) for _ in range(batch)]
@@ -65,42 +65,42 @@ def draw_batch(batch: int, seed: int = 0) -> tuple[torch.Tensor, Prompts]:
         ids[row, QUERY_TOKENS : QUERY_TOKENS + length] = torch.tensor(random_numbers.choices(range(2, 38), k=length))
         mask[row, : QUERY_TOKENS + length] = 1
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(batch, QUERY_TOKENS, HIDDEN, generator=generator), Prompts(ids, mask)
+    return torch.randn(batch, QUERY_TOKENS, HIDDEN, generator=generator), PromptBatch(ids, mask)
 
 
-def answers(text: T5Text | OtherText, batch: int, options: GenerationOptions, seed: int = 0) -> list[list[int]]:
+def answers(model: LanguageModel, batch: int, options: GenerationOptions, seed: int = 0) -> list[list[int]]:
     """Tokens of each answer up to its end."""
     features, prompts = draw_batch(batch, seed)
     with torch.inference_mode():
-        tokens = text.generate(features, prompts, options.canonical(), list(range(batch)), Stopwatch(CPU))
+        tokens = model.generate(features, prompts, options.canonical(), list(range(batch)), Stopwatch(CPU))
     return [list(itertools.takewhile(lambda token: token not in (PAD, END, 2), row[1:])) for row in tokens.tolist()]
 
 
 @pytest.fixture(scope="module", params=[(True, END), (False, [END, 2])], ids=["gated", "tied, two end tokens"])
-def texts(request) -> tuple[T5Text, OtherText]:
+def models(request) -> tuple[LanguageModel, LanguageModel]:
     # transformers first: our own joins weights of the same model.
-    return T5Text(build(*request.param)), OtherText(build(*request.param), IMAGE_TOKEN)
+    return T5LanguageModel(build(*request.param)), TransformersLanguageModel(build(*request.param), IMAGE_TOKEN)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: repr(options.model_dump(exclude_defaults=True)))
-def test_tokens_are_those_of_transformers(texts, options):
-    ours, theirs = texts
+def test_tokens_are_those_of_transformers(models, options):
+    ours, theirs = models
     for batch, seed in ((1, 1), (6, 2), (3, 3)):
         assert answers(ours, batch, options, seed) == answers(theirs, batch, options, seed)
 
 
-def test_the_answers_compared_are_of_many_lengths(texts):
-    ours, _ = texts
+def test_the_answers_compared_are_of_many_lengths(models):
+    ours, _ = models
     lengths = {len(answer) for seed in range(10) for answer in answers(ours, 6, GenerationOptions(num_beams=2), seed)}
     assert len(lengths) > 5
 
 
 def test_sharing_weights_leaves_transformers_own_model_as_it_was():
     model = build(gated=True)
-    before = answers(OtherText(model, IMAGE_TOKEN), 4, GenerationOptions())
-    ours = T5Text(model)
+    before = answers(TransformersLanguageModel(model, IMAGE_TOKEN), 4, GenerationOptions())
+    ours = T5LanguageModel(model)
     assert (
-        answers(OtherText(model, IMAGE_TOKEN), 4, GenerationOptions())
+        answers(TransformersLanguageModel(model, IMAGE_TOKEN), 4, GenerationOptions())
         == before
         == answers(ours, 4, GenerationOptions())
     )
@@ -108,7 +108,7 @@ def test_sharing_weights_leaves_transformers_own_model_as_it_was():
 
 def test_a_search_ends_with_its_last_answer():
     ends = list(range(1, 20))
-    ours, stopwatch = T5Text(build(gated=True, end_token_ids=ends)), Stopwatch(CPU)
+    ours, stopwatch = T5LanguageModel(build(gated=True, end_token_ids=ends)), Stopwatch(CPU)
     features, prompts = draw_batch(6)
     with torch.inference_mode():
         tokens = ours.generate(features, prompts, GenerationOptions(max_new_tokens=200), [None] * 6, stopwatch)

@@ -36,7 +36,7 @@ def as_the_processor(picture: Image.Image) -> torch.Tensor:
     return PROCESSOR(images=picture, return_tensors="pt").pixel_values[0]
 
 
-def refusal(data: bytes, **limits: Any) -> RequestError:
+def error_of(data: bytes, **limits: Any) -> RequestError:
     with pytest.raises(RequestError) as refused:
         decoder(**limits)(data)
     return refused.value
@@ -133,7 +133,7 @@ def test_limits_on_pixels_and_sides_hold_exactly():
         ({"max_image_pixels": 4999}, "max_image_pixels"),
         ({"max_image_side": 99}, "max_image_side"),
     ):
-        error = refusal(picture, **limits)
+        error = error_of(picture, **limits)
         assert error.code is ErrorCode.TOO_MANY_PIXELS
         assert setting in str(error)
 
@@ -142,7 +142,7 @@ def test_limits_on_pixels_and_sides_hold_exactly():
 def test_too_many_pixels_are_refused_before_they_are_decoded(encoding, monkeypatch):
     data = encode(Image.new("RGB", (200, 100)), encoding)
     monkeypatch.setattr(ImageFile.ImageFile, "load", None)
-    assert refusal(data, max_image_pixels=100).code is ErrorCode.TOO_MANY_PIXELS
+    assert error_of(data, max_image_pixels=100).code is ErrorCode.TOO_MANY_PIXELS
 
 
 def test_the_limit_is_the_services_own_and_not_pillows(monkeypatch):
@@ -165,13 +165,13 @@ def test_nothing_global_in_pillow_is_changed():
 @pytest.mark.parametrize("kept", [0.2, 0.5, 0.9, 0.97])
 def test_truncated_files_are_refused_and_not_half_grey(encoding, kept):
     data = encode(draw("RGB", (200, 150)), encoding)
-    assert refusal(data[: int(len(data) * kept)]).code is ErrorCode.CORRUPT_IMAGE
+    assert error_of(data[: int(len(data) * kept)]).code is ErrorCode.CORRUPT_IMAGE
 
 
 @pytest.mark.parametrize("encoding", ["JPEG", "PNG"])
 def test_truncated_interlaced_files_are_refused(encoding):
     data = encode(draw("RGB", (200, 150)), encoding, progressive=True, interlace=1)
-    assert refusal(data[: len(data) * 9 // 10]).code is ErrorCode.CORRUPT_IMAGE
+    assert error_of(data[: len(data) * 9 // 10]).code is ErrorCode.CORRUPT_IMAGE
 
 
 @pytest.mark.parametrize(
@@ -193,20 +193,20 @@ def test_truncated_interlaced_files_are_refused(encoding):
 )
 def test_other_formats_are_never_opened(data):
     assert picture_format(data) is None
-    error = refusal(data)
+    error = error_of(data)
     assert error.code is ErrorCode.NOT_AN_IMAGE
     assert "JPEG, PNG" in str(error)
 
 
 def test_formats_that_pillow_writes_and_the_service_does_not_read_are_refused():
     for encoding in ("PPM", "TGA", "PCX", "ICO", "EPS", "PDF", "DDS", "SGI", "IM", "JPEG2000"):
-        assert refusal(encode(Image.new("RGB", (16, 16)), encoding)).code is ErrorCode.NOT_AN_IMAGE
+        assert error_of(encode(Image.new("RGB", (16, 16)), encoding)).code is ErrorCode.NOT_AN_IMAGE
 
 
 @pytest.mark.parametrize("encoding", FORMATS)
 def test_a_header_alone_is_a_corrupt_picture(encoding):
     data = encode(draw("RGB", (20, 20)), encoding)
-    assert refusal(data[:16]).code is ErrorCode.CORRUPT_IMAGE
+    assert error_of(data[:16]).code is ErrorCode.CORRUPT_IMAGE
 
 
 # Threads

@@ -48,7 +48,7 @@ async def fetch(client: Fetcher, url: str) -> bytes:
         return body
 
 
-async def refusal(client: Fetcher, url: str) -> RequestError:
+async def error_of(client: Fetcher, url: str) -> RequestError:
     with pytest.raises(RequestError) as refused:
         await fetch(client, url)
     return refused.value
@@ -179,7 +179,7 @@ def test_a_request_tells_nothing_about_the_machine(internet, monkeypatch):
 def test_a_name_with_an_internal_address_is_never_connected_to(internet, addresses):
     async def test():
         internet.names["rebound.example"] = [addresses]
-        error = await refusal(fetcher(internet), "http://rebound.example/a")
+        error = await error_of(fetcher(internet), "http://rebound.example/a")
         assert error.code is ErrorCode.ADDRESS_NOT_ALLOWED
         assert not any(address in str(error) for address in addresses)
         assert internet.connections == []
@@ -197,7 +197,7 @@ def test_the_connection_goes_to_the_address_that_was_checked(internet):
             assert await fetch(client, "http://rebinding.example/a") == BODY
             assert internet.lookups == ["rebinding.example"]
             assert internet.connections == [(PUBLIC, 80)]
-            error = await refusal(client, "http://rebinding.example/a")
+            error = await error_of(client, "http://rebinding.example/a")
             assert error.code is ErrorCode.ADDRESS_NOT_ALLOWED
             assert internal.connections == 0
 
@@ -210,7 +210,7 @@ def test_names_are_resolved_by_the_system_by_default():
             url = f"http://localhost:{server.port}/"
             assert await fetch(fetcher(allowed_hosts=("localhost",)), url) == BODY
             assert await fetch(fetcher(allowed_hosts=("127.0.0.1", "::1")), url) == BODY
-            assert (await refusal(fetcher(), url)).code is ErrorCode.ADDRESS_NOT_ALLOWED
+            assert (await error_of(fetcher(), url)).code is ErrorCode.ADDRESS_NOT_ALLOWED
             assert server.connections == 2
 
     run(test)
@@ -239,7 +239,7 @@ def test_every_redirect_is_checked_like_the_first_address(internet, location, co
         internet.names = {"public.example": [[PUBLIC]], "internal.example": [["10.1.2.3"]]}
         async with serving(redirect(location)) as server:
             internet.servers[PUBLIC] = server
-            error = await refusal(fetcher(internet), "http://public.example/")
+            error = await error_of(fetcher(internet), "http://public.example/")
             assert error.code is code
             assert internet.connections == [(PUBLIC, 80)]
             assert "secret" not in str(error)
@@ -258,7 +258,7 @@ def test_allowed_hosts_hold_after_a_redirect_and_for_nothing_else(internet):
                     if expected is None:
                         assert await fetch(client, "http://public.example/") == BODY
                     else:
-                        assert (await refusal(client, "http://public.example/")).code is expected
+                        assert (await error_of(client, "http://public.example/")).code is expected
             assert other.connections == 0
 
     run(test)
@@ -274,7 +274,7 @@ def test_redirects_are_followed_up_to_the_limit(status):
         async with serving(hops) as server:
             client = fetcher(allowed_hosts=("127.0.0.1",), max_redirects=3)
             assert await fetch(client, f"{server.url}/a/3") == BODY
-            assert (await refusal(client, f"{server.url}/a/4")).code is ErrorCode.TOO_MANY_REDIRECTS
+            assert (await error_of(client, f"{server.url}/a/4")).code is ErrorCode.TOO_MANY_REDIRECTS
 
     run(test)
 
@@ -390,7 +390,7 @@ def test_the_deadline_covers_the_lookup_of_the_name():
 
     async def test():
         limits = ImageLimits(fetch_timeout_s=0.1)
-        error = await refusal(Fetcher(AddressPolicy(), limits, hanging), "http://slow.example/")
+        error = await error_of(Fetcher(AddressPolicy(), limits, hanging), "http://slow.example/")
         assert error.code is ErrorCode.FETCH_TIMED_OUT
         assert "0.1 s" in str(error)
         assert "fetch_timeout_s" in str(error)
@@ -400,11 +400,26 @@ def test_the_deadline_covers_the_lookup_of_the_name():
 
 def test_the_deadline_covers_waiting_for_a_place():
     async def test():
-        async with serving(never) as server:
-            client = fetcher(allowed_hosts=("127.0.0.1",), max_fetches=1, fetch_timeout_s=0.3)
-            codes = await asyncio.gather(*(refusal(client, f"{server.url}/{n}") for n in range(3)))
-            assert {error.code for error in codes} == {ErrorCode.FETCH_TIMED_OUT}
-            assert server.most_open_connections == 1
+        looked_up: list[str] = []
+        leave = asyncio.Event()
+
+        async def staying(host: str, port: int) -> list[str]:
+            """The first fetch holds its place beyond its own deadline, so that nobody else gets it."""
+            looked_up.append(host)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                if host == "holder.example":
+                    await leave.wait()
+            return []
+
+        client = Fetcher(AddressPolicy(), ImageLimits(max_fetches=1, fetch_timeout_s=0.3), staying)
+        holder = asyncio.create_task(error_of(client, "http://holder.example/"))
+        await until(lambda: looked_up)
+        errors = await asyncio.gather(*(error_of(client, f"http://waiting{n}.example/") for n in range(2)))
+        leave.set()
+        assert {error.code for error in (*errors, await holder)} == {ErrorCode.FETCH_TIMED_OUT}
+        assert looked_up == ["holder.example"]
 
     run(test)
 
@@ -498,7 +513,7 @@ def test_the_status_decides_between_wrong_and_later(status, code):
 def test_the_body_of_an_error_never_reaches_the_client():
     async def test():
         async with serving(respond(b"internal secret", "500 internal secret")) as server:
-            error = await refusal(fetcher(allowed_hosts=("127.0.0.1",)), f"{server.url}/")
+            error = await error_of(fetcher(allowed_hosts=("127.0.0.1",)), f"{server.url}/")
             assert "secret" not in str(error)
 
     run(test)
@@ -536,7 +551,7 @@ def test_a_server_that_is_not_there_and_an_unknown_name_are_failed_fetches(inter
     async def test():
         client = fetcher(internet, allowed_hosts=("127.0.0.1",))
         for url in ("http://127.0.0.1:1/", "http://unknown.example/"):
-            assert (await refusal(client, url)).code is ErrorCode.FETCH_FAILED
+            assert (await error_of(client, url)).code is ErrorCode.FETCH_FAILED
 
     run(test)
 
@@ -549,7 +564,7 @@ def test_certificates_are_verified(internet, tmp_path):
     async def test():
         listener = await asyncio.start_server(lambda r, w: None, "127.0.0.1", 0, ssl=context)
         port = listener.sockets[0].getsockname()[1]
-        error = await refusal(fetcher(allowed_hosts=("localhost",)), f"https://localhost:{port}/")
+        error = await error_of(fetcher(allowed_hosts=("localhost",)), f"https://localhost:{port}/")
         assert error.code is ErrorCode.FETCH_FAILED
         listener.close()
 
@@ -582,7 +597,7 @@ def test_closing_needs_no_await_and_leaves_nothing_behind(recwarn):
             await fetch(client, f"{server.url}/1")
             client.close()
             await until(lambda: not server.open_connections)
-            assert (await refusal(client, f"{server.url}/2")).code is ErrorCode.OVERLOADED
+            assert (await error_of(client, f"{server.url}/2")).code is ErrorCode.OVERLOADED
             assert server.connections == 1
 
     asyncio.run(test(), debug=True)

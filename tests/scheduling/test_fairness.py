@@ -5,20 +5,20 @@ import contextlib
 
 import pytest
 
-from executor.scheduling.fairness import RequestTurns, Turns
+from executor.scheduling.fairness import FairShare, RequestShare
 
 
 class Holder:
-    """A document that asks for its turn, and keeps it until the test ends it."""
+    """A document that asks for its place, and keeps it until the test ends it."""
 
-    def __init__(self, turns: RequestTurns) -> None:
-        self.has_turn = asyncio.Event()
+    def __init__(self, share: RequestShare) -> None:
+        self.has_place = asyncio.Event()
         self._end = asyncio.Event()
-        self._task = asyncio.create_task(self._hold(turns))
+        self._task = asyncio.create_task(self._hold(share))
 
-    async def _hold(self, turns: RequestTurns) -> None:
-        async with turns.turn():
-            self.has_turn.set()
+    async def _hold(self, share: RequestShare) -> None:
+        async with share.place():
+            self.has_place.set()
             await self._end.wait()
 
     async def end(self) -> None:
@@ -33,14 +33,14 @@ class Holder:
         await asyncio.sleep(0)
 
 
-async def ask(*turns: RequestTurns) -> list[Holder]:
-    holders = [Holder(each) for each in turns]
+async def ask(*shares: RequestShare) -> list[Holder]:
+    holders = [Holder(share) for share in shares]
     await asyncio.sleep(0)
     return holders
 
 
 def state(*holders: Holder) -> list[bool]:
-    return [holder.has_turn.is_set() for holder in holders]
+    return [holder.has_place.is_set() for holder in holders]
 
 
 async def end_all(*holders: Holder) -> None:
@@ -50,8 +50,8 @@ async def end_all(*holders: Holder) -> None:
 
 def test_every_request_has_a_place_of_its_own_beside_the_shared_ones():
     async def check() -> None:
-        turns = Turns(2)
-        long, other, late = (turns.of_a_request() for _ in range(3))
+        everyone = FairShare(2)
+        long, other, late = (everyone.for_request() for _ in range(3))
         holders = await ask(*[long] * 4, other, other, late)
         assert state(*holders) == [True, True, True, False, True, False, True]
         await end_all(*holders)
@@ -61,8 +61,8 @@ def test_every_request_has_a_place_of_its_own_beside_the_shared_ones():
 
 def test_a_shared_place_goes_to_who_asked_first_and_an_own_one_stays_with_its_request():
     async def check() -> None:
-        turns = Turns(1)
-        one, other = turns.of_a_request(), turns.of_a_request()
+        everyone = FairShare(1)
+        one, other = everyone.for_request(), everyone.for_request()
         own, shared, first_waiting, second_waiting, others_own, others_waiting = await ask(
             one, one, one, one, other, other
         )
@@ -78,13 +78,13 @@ def test_a_shared_place_goes_to_who_asked_first_and_an_own_one_stays_with_its_re
 
 
 @pytest.mark.parametrize("shared", [0, 1, 3])
-def test_all_documents_get_their_turn_and_all_places_come_back(shared):
+def test_all_documents_get_their_place_and_all_places_come_back(shared):
     async def check() -> None:
-        turns = Turns(shared)
-        requests = [turns.of_a_request() for _ in range(3)]
+        everyone = FairShare(shared)
+        requests = [everyone.for_request() for _ in range(3)]
         holders = await ask(*requests * 5)
         while holders:
-            ready = [holder for holder in holders if holder.has_turn.is_set()]
+            ready = [holder for holder in holders if holder.has_place.is_set()]
             assert len(ready) <= len(requests) + shared
             await ready[-1].end()
             holders.remove(ready[-1])
@@ -97,9 +97,9 @@ def test_all_documents_get_their_turn_and_all_places_come_back(shared):
 
 def test_who_is_cancelled_leaves_the_place_to_others_even_in_the_moment_of_getting_it():
     async def check() -> None:
-        turns = Turns(0)
-        request = turns.of_a_request()
-        async with request.turn():
+        everyone = FairShare(0)
+        request = everyone.for_request()
+        async with request.place():
             leaving, lucky, staying = await ask(*[request] * 3)
             await leaving.cancel()
         # Now `lucky` has been given the place and has not run yet.

@@ -19,7 +19,7 @@ from transformers import Blip2ForConditionalGeneration, Blip2Processor, LogitsPr
 from demo.evaluate import evaluation_samples
 from demo.service import CHECKPOINT
 from executor.model.sampling import RowwiseSampling
-from executor.questions import templates as prompts
+from executor.questions import templates
 from executor.questions.options import GenerationOptions
 
 _SEED = 31
@@ -76,7 +76,7 @@ class Questions:
             decoded = Image.open(encoded).convert("RGB")
             asked = [(sample.questions[number % len(sample.questions)].prompt, options) for options in _OPTIONS]
             for prompt, options in [*asked, ("a photo of", _CAPTION)]:
-                answer = _reference(processor, model, decoded, prompts.render(prompt), options)
+                answer = _reference(processor, model, decoded, templates.render(prompt), options)
                 sent = {"preset": "caption"} if options is _CAPTION else options
                 self._cases.append(_Case(number, {"prompt": prompt, **sent}, answer))
 

@@ -19,7 +19,7 @@ from executor.telemetry.metrics import Metrics, Readings, library_versions
 from executor.telemetry.observer import SILENT, BatchReport, Observer, Observers, Refusal, Source, StageTimes
 from tests.support.scraping import Scrape
 
-README = (ROOT / "README.md").read_text()
+PAGE = (ROOT / "docs" / "observability.md").read_text()
 READINGS = Readings(
     documents=lambda: 1,
     request_bytes=lambda: 2,
@@ -228,14 +228,11 @@ def all_names(metrics: Metrics, port: int) -> set[str]:
     return {name for name in Scrape(port).names() if not name.endswith("_created")}
 
 
-SECTION = re.search(r"^##+ Metrics\n(.*?)(?=^#|\Z)", README, re.MULTILINE | re.DOTALL)
-
-
-@pytest.mark.skipif(SECTION is None, reason="the README has no section on metrics")
-def test_the_readme_lists_every_metric_and_names_no_other(metrics, port):
-    assert SECTION is not None
-    listed = set(re.findall(r"^\| `(\w+)` \|", SECTION.group(1), re.MULTILINE))
+def test_the_page_lists_every_metric_and_names_no_other(metrics, port):
+    section = re.search(r"^## Metrics\n(.*?)(?=^## )", PAGE, re.MULTILINE | re.DOTALL)
+    assert section is not None
+    listed = set(re.findall(r"^\| `(\w+)` \|", section.group(1), re.MULTILINE))
     names = all_names(metrics, port)
     families = {re.sub(r"_(bucket|count|sum)$", "", name) for name in names}
     assert listed == {family for family in families if not family.startswith("process_")}
-    assert set(re.findall(r"\b(?:blip2|process)_\w+", README)) <= names | families
+    assert set(re.findall(r"\b(?:blip2|process)_\w+", PAGE)) <= names | families

@@ -1,4 +1,4 @@
-"""A client that asks again what the service could not take: while it restarts, shuts down, or has too much to do.
+"""Asks again what the service could not take: while it restarts, shuts down, or has too much to do.
 
 Knows the documents and jina's client. Every document is a request of its own, so that only what failed is asked again.
 """

@@ -1,7 +1,7 @@
-"""`python -m demo.gateway --port 54321 10.0.0.1:54321 10.0.0.2:54321`: services of several hosts behind one port.
+"""`python examples/gateway.py --port 54321 10.0.0.1:54321 10.0.0.2:54321`: services of several hosts behind one port.
 
-This gateway is Jina's, mended: it sends each request to the service with the fewest in flight, leaves out those
-that do not serve, and tries elsewhere what a service that went away had not answered.
+`executor.Flow` is Jina's own, mended: its gateway sends each request to the service with the fewest in flight, leaves
+out those that do not serve, and tries elsewhere what a service that went away had not answered.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from executor import Flow
 
 def main() -> None:
     """Serves until Ctrl-C or SIGTERM."""
-    parser = argparse.ArgumentParser(prog="python -m demo.gateway", description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=54321, help="port to listen on (default: %(default)s)")
     parser.add_argument("services", nargs="+", metavar="host:port", help="each a `python -m executor`")
     options = parser.parse_args()
