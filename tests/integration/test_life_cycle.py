@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,15 +34,16 @@ class Unready(Service):
     def wait_until_ready(self) -> None:
         pass
 
-    def wait_for_port(self) -> int:
+    def wait_for_port(self) -> int | None:
         """The first status that health tells."""
-        deadline = time.monotonic() + TIMEOUT_S
-        while time.monotonic() < deadline:
-            status = health(self.port)
-            if status is not None:
-                return status
-            assert self.process.poll() is None
-        raise TimeoutError
+        told: list[int | None] = []
+
+        def is_told() -> bool:
+            told.append(health(self.port))
+            return told[-1] is not None
+
+        self.wait_until(is_told)
+        return told[-1]
 
 
 def health(port: int) -> int | None:
@@ -78,26 +78,17 @@ def answer(reply: DataRequest) -> str:
 def test_health_says_not_serving_until_the_model_is_there_and_then_it_answers(tmp_path, two_cats):
     with Unready(log=tmp_path / "log") as service:
         assert service.wait_for_port() == NOT_SERVING
-        with pytest.raises(RuntimeError, match="never ready"):
-            wait_until_serving(service.port, seconds=0)
-        wait_until_serving(service.port)
+        assert not service.is_ready()
+        service.wait_until(service.is_ready)
         with grpc.insecure_channel(f"127.0.0.1:{service.port}") as channel:
             assert answer(next(stream(channel, two_cats, 1))) == "two"
-
-
-def wait_until_serving(port: int, seconds: float = TIMEOUT_S) -> None:
-    deadline = time.monotonic() + seconds
-    while health(port) != SERVING:
-        if time.monotonic() > deadline:
-            raise RuntimeError("never ready")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_libraries_are_imported_ends_at_once_without_a_word(tmp_path, number):
     """Process 1 of a container gets no signal that it has no handler for."""
     with Unready(log=tmp_path / "log") as service:
-        while not handles(service.process.pid, signal.SIGTERM):
-            assert service.process.poll() is None
+        service.wait_until(lambda: handles(service.process.pid, signal.SIGTERM))
         assert not is_open(service.port)
         service.process.send_signal(number)
         assert service.process.wait(TIMEOUT_S) == 128 + number
