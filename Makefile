@@ -51,7 +51,7 @@ test: .venv/.dev ## Run all tests
 image-test: .venv/.dev ## Build the container image with podman and run it hardened (root; installs podman with apt)
 	.venv/bin/python -m tests.image $(ARGS)
 
-lint: .venv/.dev ## Check style, types, the Dockerfile and the documents
+lint: .venv/.dev ## Check style, types, imports, the Dockerfile and the documents
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy

@@ -27,5 +27,5 @@ class _CountedEngine:
 class CountedExecutor(Blip2Executor):
     """For Jina, which reads the name of the class from a config.yml."""
 
-    def load_engine(self, *parts: Any) -> Any:
-        return _CountedEngine(super().load_engine(*parts))
+    def new_engine(self, *parts: Any) -> Any:
+        return _CountedEngine(super().new_engine(*parts))

@@ -19,6 +19,7 @@ from executor.server import signals
 
 _CONFIG = Path(__file__).resolve().parent.parent / "config.yml"
 _ENV_PREFIX = "BLIP2_"
+"""As in `executor.settings`, whose import takes longer than asking for health."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -58,7 +59,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     asking = commands.add_parser("health", help="ask a running service over gRPC whether it serves; plaintext")
     asking.set_defaults(command=_health, doing="ask")
     asking.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
-    port = int(os.environ.get(f"{_ENV_PREFIX}HEALTH_PORT") or 54321)
+    # A text, so that it is looked at where health is asked for, and nowhere else.
+    port = os.environ.get(f"{_ENV_PREFIX}HEALTH_PORT") or "54321"
     asking.add_argument("--port", type=_port, default=port, help="default: BLIP2_HEALTH_PORT, else 54321")
     asking.add_argument("--timeout", type=float, default=3.0, help="seconds (default: %(default)s)")
     return parser.parse_args(argv)
@@ -93,7 +95,7 @@ def _serve(options: argparse.Namespace) -> int:
     from executor.server.process import LoadingPort, Runtime
 
     uses = _uses(options)
-    # From here on a signal is an orderly end: the port tells that somebody is there.
+    # Before the port is bound: who sees it may send a signal, and that is an orderly end.
     signals.end_at_once(lambda _: 0)
     try:
         port = LoadingPort(options.host, options.port)

@@ -13,7 +13,8 @@ _MOUNTS = Path("/sys/fs/cgroup")
 
 
 def available(membership: Path = _MEMBERSHIP, mounts: Path = _MOUNTS) -> int:
-    """Cores that this process may use: its affinity, and whole cores of its control groups' quotas; at least 1.
+    """Counts the cores that this process may use: its affinity, and whole cores of its control groups' quotas; at least
+    1.
 
     Args:
         membership: the file that says in which control groups this process is.

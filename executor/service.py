@@ -1,7 +1,7 @@
-"""The service: what is asked in a request -> its answers. Doors (gRPC, HTTP, a command line) are thin in front of it.
+"""The service: what is asked in a request -> its answers. Doors are thin in front of it; the one of today is gRPC's.
 
-The composition root: it puts pictures, questions, the queue and the engine together, and says in which order a document
-passes them. Knows nothing of Jina, of documents on the wire, of gRPC or HTTP.
+It says in which order a document passes admission, questions, pictures, the queue and the engine. `startup` puts it
+together. Knows nothing of Jina, of documents on the wire, of gRPC or HTTP.
 """
 
 import asyncio
@@ -160,7 +160,7 @@ class Service:
         self._observer.documents_refused(documents)
 
     def request_of_stream(self) -> AbstractContextManager[object]:
-        """Is around one request of a call that brings several, in a task of its own."""
+        """Surrounds one request of a call that brings several, in a task of its own."""
         return self._observer.request(request_ids.next_of_stream())
 
     def request_failed(self, failure: RequestError) -> None:
@@ -218,7 +218,7 @@ class Service:
         remaining = enumerate(zip(queries, answers, strict=True))
         async with self._images.request() as images:
 
-            async def take_turns() -> None:
+            async def answer_remaining() -> None:
                 for number, (query, answer) in remaining:
                     with self._observer.document(number, len(queries)):
                         code = await self._answer_or_error(query, answer, parameters, task, defaults, images, share)
@@ -226,7 +226,7 @@ class Service:
 
             # The rest of a long request waits here and not in everybody's queue.
             at_once = min(len(queries), self._documents_in_flight)
-            await asyncio.gather(*(take_turns() for _ in range(at_once)))
+            await asyncio.gather(*(answer_remaining() for _ in range(at_once)))
 
     async def _answer_or_error(
         self,
@@ -265,7 +265,7 @@ class Service:
         return await asyncio.wrap_future(answer)
 
     def _observe_batch(self, questions: Sequence[Question], waits_s: Sequence[float]) -> AbstractContextManager[object]:
-        return self._observer.batch([question.document for question in questions], waits_s)
+        return self._observer.batch([question.observed for question in questions], waits_s)
 
     def _report_lost_device(self, reason: BaseException) -> None:
         self._log.critical("the device is lost: no document will be answered", exc_info=reason)

@@ -17,8 +17,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, Setting
 
 from executor.errors import RequestError, StartupError
 from executor.pictures.addresses import AddressPolicy
-from executor.pictures.decoding import PILLOW_MAX_PIXELS
-from executor.pictures.limits import ImageLimits
+from executor.pictures.limits import PILLOW_MAX_PIXELS, ImageLimits
 from executor.pictures.local_files import LocalFiles
 from executor.questions.options import OPTION_NAMES, GenerationOptions
 from executor.questions.presets import PRESETS, Generation, PresetName
@@ -27,6 +26,8 @@ from executor.validation import describe_setting, describe_unknown, is_origin
 ENV_PREFIX = "BLIP2_"
 _MOST_THREADS = 512
 """More than the cores of one machine; thousands take what its other programs need to start."""
+_SECRET = ("auth_tokens", "otlp_endpoint")
+"""Their values are not repeated in errors: an address may have a password in it."""
 _NEVER_EMPTY = ("auth_tokens", "auth_tokens_file", "tls_cert", "tls_key", "tls_client_ca")
 """A secret that was meant to be set, and is not, must not open the service."""
 
@@ -168,7 +169,7 @@ class Settings(_GenerationDefaults):
         default=ImageLimits.fetch_timeout_s,
         gt=0,
         le=600,
-        description="longest fetch of a picture, in seconds: one deadline for waiting for a place, DNS, "
+        description="longest fetch of a picture, in seconds: one deadline for waiting for a slot, DNS, "
         "connecting, all redirects and the last byte",
     )
     max_redirects: int = Field(
@@ -227,7 +228,7 @@ class Settings(_GenerationDefaults):
 
     @field_validator("prompt_template")
     @classmethod
-    def _has_one_place(cls, template: str | None) -> str | None:
+    def _has_one_gap(cls, template: str | None) -> str | None:
         if template is not None and template.count("{}") != 1:
             raise ValueError("must contain {} exactly once: the question goes there")
         return template
@@ -311,7 +312,9 @@ class Settings(_GenerationDefaults):
         try:
             return cls(**(configured | EnvSettingsSource(cls)()))
         except ValidationError as error:
-            raise StartupError("; ".join(describe_setting(finding, ENV_PREFIX) for finding in error.errors())) from None
+            raise StartupError(
+                "; ".join(describe_setting(finding, ENV_PREFIX, _SECRET) for finding in error.errors())
+            ) from None
 
     @classmethod
     def unknown_environment(cls) -> list[str]:

@@ -6,14 +6,13 @@ Knows pydantic's findings; knows nothing of the settings, options and documents 
 import difflib
 import os
 import re
+from collections.abc import Collection
 from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
 _MOST_FINDINGS = 5
-_SECRET = ("auth_tokens", "otlp_endpoint")
-"""Settings whose values are not repeated: an address may have a password in it."""
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.:\[\]_-]+/?")
 
 
@@ -31,12 +30,13 @@ def describe_to_client(error: ValidationError) -> str:
     return "; ".join(findings[:_MOST_FINDINGS])
 
 
-def describe_setting(finding: Any, prefix: str) -> str:
+def describe_setting(finding: Any, prefix: str, secret: Collection[str]) -> str:
     """Says what is wrong with the value of a setting.
 
     Args:
         finding: one of `errors()` of pydantic's ValidationError.
         prefix: of environment variables.
+        secret: settings whose values are not repeated.
     """
     message = finding["msg"].removeprefix("Value error, ")
     if not finding["loc"]:
@@ -44,7 +44,7 @@ def describe_setting(finding: Any, prefix: str) -> str:
     name = ".".join(str(part) for part in finding["loc"])
     variable = f"{prefix}{name.upper()}"
     source = f" (from {variable})" if variable in os.environ else ""
-    value = "" if finding["loc"][0] in _SECRET else f" is {finding['input']!r}"
+    value = "" if finding["loc"][0] in secret else f" is {finding['input']!r}"
     return f"setting '{name}'{source}{value}: {message}"
 
 

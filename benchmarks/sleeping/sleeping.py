@@ -29,5 +29,5 @@ class _SleepingEngine:
 class SleepingExecutor(Blip2Executor):
     """As the Executor otherwise."""
 
-    def load_engine(self, *parts: Any) -> Any:
-        return _SleepingEngine(super().load_engine(*parts))
+    def new_engine(self, *parts: Any) -> Any:
+        return _SleepingEngine(super().new_engine(*parts))

@@ -1,6 +1,6 @@
 """What the mends of Jina ask of an Executor. They leave every Executor that does not keep this contract as it was.
 
-Knows the service's own words; knows nothing of how Jina is mended, and nothing of what answers.
+Knows the service's own words, and where a server of Jina has its Executor; knows nothing of what answers.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ class ServedExecutor(Protocol):
         """Notes that so many documents have been told the `overload`."""
 
     def request_of_stream(self) -> AbstractContextManager[object]:
-        """Is around one request of a stream, in a task of its own."""
+        """Surrounds one request of a stream, in a task of its own."""
 
     def describe_failure(self, error: BaseException | None) -> str:
         """Returns what a client reads of a request that failed as a whole."""

@@ -3,7 +3,6 @@
 Knows Jina; what is answered and how, `executor.service` knows.
 """
 
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Literal
@@ -18,10 +17,9 @@ from executor.scheduling.dynamic_batching import BatchingOptions
 from executor.server.policy import ServerPolicy
 from executor.service import AnswerEngine, Service
 from executor.settings import Settings
-from executor.startup import load_engine, share_cores
-from executor.telemetry import logs, tracing
-from executor.telemetry.metrics import Metrics
-from executor.telemetry.observer import SILENT, Observer, Observers
+from executor.startup import Telemetry, load_engine, open_service
+from executor.telemetry import logs
+from executor.telemetry.observer import Observer
 
 
 @endpoints.with_endpoints
@@ -63,38 +61,32 @@ class Blip2Executor(Executor):
         logs.set_up(self.settings.log_format)
         for warning in Settings.unknown_environment():
             self.logger.warning(warning)
-        metrics = Metrics() if self.settings.metrics_port is not None else None
-        traces = tracing.to_collector(self.settings.otlp_endpoint) if self.settings.otlp_endpoint else None
-        listeners = [listener for listener in (metrics, traces) if listener is not None]
-        observer = Observers(listeners) if listeners else SILENT
         # Of a Deployment they run on one host.
         replicas = max(1, getattr(self.runtime_args, "replicas", 1) * getattr(self.runtime_args, "shards", 1))
-        log = self.logger.logger
+        log, telemetry = self.logger.logger, Telemetry.of(self.settings)
         # Before the model, which takes minutes: what is wrong with tokens or certificates is said at once.
-        self.server_policy = ServerPolicy(self.settings, log, self.overload, observer, metrics, replicas)
-        decode_threads = share_cores(self.settings, replicas, log)
-        loading_since = time.monotonic()
-        engine = self.load_engine(batching, observer)
-        load_s = time.monotonic() - loading_since
-        self._service = self.make_service(
-            settings=self.settings,
-            batching=batching,
-            engine=engine,
-            log=log,
-            observer=observer,
-            decode_threads=decode_threads,
+        self.server_policy = ServerPolicy(
+            self.settings, log, self.overload, telemetry.observer, telemetry.metrics, replicas
+        )
+        calls = self.server_policy.calls
+        self._service = open_service(
+            self.settings,
+            batching,
+            telemetry,
+            log,
+            replicas,
+            lambda: calls.in_progress,
+            lambda: calls.is_draining,
+            self.new_engine,
+            self.new_service,
         )
         self.stream_documents = 4 * batching.preferred_batch_size
-        if metrics is not None:
-            calls = self.server_policy.calls
-            self._service.report_to(metrics, load_s, lambda: calls.in_progress, lambda: calls.is_draining)
-        self.logger.info(f"batches of at most {batching.preferred_batch_size}, waiting at most {batching.timeout:g} ms")
 
-    def load_engine(self, batching: BatchingOptions, observer: Observer) -> AnswerEngine:
+    def new_engine(self, batching: BatchingOptions, observer: Observer) -> AnswerEngine:
         """Loads what answers. A subclass may have another engine."""
         return load_engine(self.settings, batching, self.logger.logger, observer)
 
-    def make_service(self, **parts: Any) -> Service:
+    def new_service(self, **parts: Any) -> Service:
         """Puts the service together of its parts. A subclass may add to them."""
         return Service(**parts)
 
@@ -116,7 +108,7 @@ class Blip2Executor(Executor):
         self._service.documents_refused(documents)
 
     def request_of_stream(self) -> AbstractContextManager[object]:
-        """Is around one request of a stream, in a task of its own."""
+        """Surrounds one request of a stream, in a task of its own."""
         return self._service.request_of_stream()
 
     def describe_failure(self, error: BaseException | None) -> str:

@@ -41,10 +41,10 @@ from executor.jina_adapter.orchestration.pods import (
     let_a_segfault_end_a_process,
     look_up_no_public_address,
 )
+from executor.jina_adapter.worker.grpc_server import serve_as_the_executor_says
 from executor.jina_adapter.worker.loggers import log_as_the_process_does
 from executor.jina_adapter.worker.messages import count_no_bytes_in_the_environment
 from executor.jina_adapter.worker.replies import refuse_before_documents_are_read, tell_clients_no_more_than_they_need
-from executor.jina_adapter.worker.server import serve_as_the_executor_says
 from executor.jina_adapter.worker.streams import overlap_requests_of_a_stream
 
 TESTED = "3.34.0"

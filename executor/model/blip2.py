@@ -68,7 +68,7 @@ class Blip2Model:
         model = checkpoint.model
         self._tokenizer = checkpoint.processor.tokenizer
         # A fast tokenizer refuses to encode in one thread while another one decodes ("Already borrowed").
-        self._decoder = copy.deepcopy(self._tokenizer)
+        self._detokenizer = copy.deepcopy(self._tokenizer)
         self.device = checkpoint.device
         self.dtype = checkpoint.dtype
         self.is_quantized = checkpoint.is_quantized
@@ -191,7 +191,7 @@ class Blip2Model:
         ).cpu()
         generated = tokens[:, 1:] if self._is_encoder_decoder else tokens  # less the start token
         stopwatch.tokens = int((generated != self._pad_token_id).sum())
-        return [answer.strip() for answer in self._decoder.batch_decode(tokens, skip_special_tokens=True)]
+        return [answer.strip() for answer in self._detokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
     def capture(self, shapes: Shapes, capture: Capture) -> Iterator[None]:
         """Captures programs for batches of these shapes; yields as often as `programs` says.

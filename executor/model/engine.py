@@ -1,6 +1,6 @@
 """A batch of questions on its way to its answers: the host's part, then the device's.
 
-Knows the model and the cache of features; knows nothing of documents or of queues. What can go wrong with a device
+Knows the model and the cache of features; knows nothing of requests or of queues. What can go wrong with a device
 becomes a `RequestError` here.
 """
 
@@ -25,13 +25,13 @@ Outcome = TypeVar("Outcome")
 class Question(NamedTuple):
     """Holds a picture (uint8 tensor of shape (3, height, width)), a tokenised prompt and how to answer.
 
-    `document` says whose it is, to whoever observes batches.
+    `observed` is what whoever observes batches wants back with it.
     """
 
     pixels: torch.Tensor
     token_ids: list[int]
     options: GenerationOptions
-    document: object = None
+    observed: object = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Engine:
     Args:
         model: the checkpoint on its device.
         feature_cache_bytes: most bytes of image features kept on the device; 0 keeps none.
-        on_batch: told of each batch that was answered, on the thread of `run`; must not raise.
+        on_answered: told of each batch that was answered, on the thread of `run`; must not raise.
         compile: what warming the model up came to, see `executor.model.warmup`.
     """
 
@@ -69,11 +69,11 @@ class Engine:
         self,
         model: Blip2Model,
         feature_cache_bytes: int,
-        on_batch: Callable[[BatchReport], None] = lambda _: None,
+        on_answered: Callable[[BatchReport], None] = lambda _: None,
         compile: str = "off",
     ) -> None:
         self._model = model
-        self._on_batch = on_batch
+        self._on_answered = on_answered
         self._compile = compile
         self._feature_cache = FeatureCache(feature_cache_bytes)
 
@@ -173,7 +173,7 @@ class Engine:
         encoded = self.cache_misses
         features = self._feature_cache.get(batch.keys, encode)
         answers = self._model.generate(features, batch.prompts, batch.options, batch.seeds, stopwatch)
-        self._on_batch(BatchReport(len(answers), self.cache_misses - encoded, stopwatch.read()))
+        self._on_answered(BatchReport(len(answers), self.cache_misses - encoded, stopwatch.read()))
         return answers
 
     def _guard(self, work: Callable[[Work], Outcome], on: Work) -> Outcome:

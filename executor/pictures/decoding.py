@@ -29,9 +29,6 @@ from executor.errors import ErrorCode, RequestError
 from executor.pictures.bombs import BombError, BoundedFile, check_scans, check_tiff
 from executor.pictures.limits import ImageLimits
 
-PILLOW_MAX_PIXELS = 178_956_970
-"""Beyond it, some of Pillow's decoders refuse by themselves (twice its `Image.MAX_IMAGE_PIXELS`)."""
-
 _Opener = Callable[[BoundedFile], ImageFile.ImageFile]
 
 _OPENERS: dict[str, _Opener] = {

@@ -1,12 +1,15 @@
 """What one picture may cost and where it may come from.
 
-Knows the numbers, and the error of a picture with too many bytes. It must not know how they are configured, nor what
+Knows the numbers, and the error of a picture with too many bytes. It must not know where settings come from, nor what
 costs the time and memory that they bound.
 """
 
 from dataclasses import dataclass
 
 from executor.errors import ErrorCode, RequestError
+
+PILLOW_MAX_PIXELS = 178_956_970
+"""Beyond it, some of Pillow's decoders refuse by themselves (twice its `Image.MAX_IMAGE_PIXELS`)."""
 
 
 @dataclass(frozen=True)

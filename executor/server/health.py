@@ -9,10 +9,12 @@ import sys
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from executor.server.authority import authority_of
+
 
 def ask(host: str, port: int, timeout_s: float) -> int:
     """Prints what a service says of its health. Returns the exit status: 0 where that is SERVING, 1 otherwise."""
-    with grpc.insecure_channel(f"{host}:{port}") as channel:
+    with grpc.insecure_channel(authority_of(host, port)) as channel:
         try:
             reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
         except grpc.RpcError as error:

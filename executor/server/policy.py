@@ -1,6 +1,6 @@
 """How the gRPC port is served: who may call, how much at a time, and how it ends.
 
-Knows the settings and gRPC; opens nothing. `jina_adapter.worker.server` builds Jina's server from it.
+Knows the settings and gRPC; opens no port. `jina_adapter.worker.grpc_server` builds Jina's server from it.
 """
 
 import logging

@@ -21,6 +21,7 @@ from jina.serve.runtimes.asyncio import AsyncNewLoopRuntime
 from jina.serve.runtimes.worker.request_handling import WorkerRequestHandler
 
 from executor.server import signals
+from executor.server.authority import authority_of
 
 _LAST_ANSWERS_S = 1.0
 """Between a lost device and the end: what was in flight gets its error, and health checks see NOT_SERVING."""
@@ -56,7 +57,7 @@ class LoadingPort:
         )
         health_pb2_grpc.add_HealthServicer_to_server(health, self._server)
         self._server.add_generic_rpc_handlers((_NotYet(),))
-        self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        self._server.add_insecure_port(authority_of(host, port))
         self._server.start()
 
     def release(self) -> None:
@@ -105,15 +106,16 @@ class Runtime(AsyncNewLoopRuntime):
         """Loads the model and opens the port."""
         self.server = self._get_server()
         self.server._request_handler._executor.on_device_lost = self._lose_device
+        # Jina waits for `is_cancel`, and then has the server shut down, which drains: see `jina_adapter.draining`.
         signals.drain_on_signals(self._loop, self.is_cancel.set)
         self._port.release()
         await self.server.setup_server()
 
     def _lose_device(self) -> None:
         self._device_is_lost = True
-        asyncio.run_coroutine_threadsafe(self._end_with_the_device(), self._loop)
+        asyncio.run_coroutine_threadsafe(self._end_after_device_loss(), self._loop)
 
-    async def _end_with_the_device(self) -> None:
+    async def _end_after_device_loss(self) -> None:
         await self.server.health_servicer.enter_graceful_shutdown()
         await asyncio.sleep(_LAST_ANSWERS_S)
         self.is_cancel.set()

@@ -1,7 +1,8 @@
 """What an operator can see of the service, as Prometheus reads it.
 
-The one file that knows prometheus_client; what the parts tell comes by way of `observer`. Names end with their unit,
-labels have values of a fixed set, each there from the start at 0. What cannot be read at a scrape is left out of it.
+Knows prometheus_client, which `server.metrics_port` serves; what the parts tell comes by way of `observer`. Names end
+with their unit, labels have values of a fixed set, each there from the start at 0. What cannot be read at a scrape is
+left out of it.
 """
 
 import logging
@@ -92,7 +93,7 @@ class Metrics(Observer):
         self._document_s = seconds("document", "from the arrival of a document's request to its answer")
         self._wait_s = seconds("queue_wait", "that a document waits in the queue of the device")
         self._fetch_s = seconds("fetch", "of fetching a picture by its URL, in vain or not")
-        self._decode_s = seconds("picture_decode", "of decoding and resizing a picture, in vain or not")
+        self._picture_decode_s = seconds("picture_decode", "of decoding and resizing a picture, in vain or not")
         stage_s = seconds("stage", "of a stage of a batch on the device", ["stage"])
         self._encode_s, self._prefill_s, self._generate_s = (stage_s.labels(s) for s in ("encode", "prefill", "decode"))
         self._step_s = seconds("token", "of one step of a batch's answers, a token of each", buckets=_STEP_SECONDS)
@@ -111,7 +112,7 @@ class Metrics(Observer):
         Info("blip2_build", "What serves.", registry=self.registry).info(dict(build))
 
     def read_at_scrape(self, readings: Readings) -> None:
-        """Has these asked for with each scrape."""
+        """Registers what is asked for with each scrape."""
         self.registry.register(_AtScrape(readings))
 
     def document_ended(self, code: ErrorCode | None, seconds: float) -> None:
@@ -137,7 +138,7 @@ class Metrics(Observer):
         return self._timed(self._fetch_s)
 
     def decoding(self) -> AbstractContextManager[object]:
-        return self._timed(self._decode_s)
+        return self._timed(self._picture_decode_s)
 
     def batch(self, documents: Sequence[object], waits_s: Sequence[float]) -> AbstractContextManager[object]:
         for wait_s in waits_s:

@@ -80,7 +80,7 @@ class Observer:
     def call(
         self, method: str, metadata: Sequence[tuple[str, str | bytes]], call_id: str, status: Callable[[], int | None]
     ) -> AbstractContextManager[object]:
-        """Is around a gRPC call, in a task of its own.
+        """Surrounds a gRPC call, in a task of its own.
 
         Args:
             method: one that exists.
@@ -91,11 +91,11 @@ class Observer:
         return _NOTHING
 
     def request(self, request_id: str) -> AbstractContextManager[object]:
-        """Is around one request of a call that brings several, in a task of its own."""
+        """Surrounds one request of a call that brings several, in a task of its own."""
         return _NOTHING
 
     def document(self, number: int, documents: int) -> AbstractContextManager[object]:
-        """Is around a document of a request, the first of which is 0, of so many."""
+        """Surrounds a document of a request, the first of which is 0, of so many."""
         return _NOTHING
 
     def current_document(self) -> object:
@@ -118,15 +118,15 @@ class Observer:
         """Says that a picture is about to be loaded."""
 
     def fetching(self) -> AbstractContextManager[object]:
-        """Is around a fetch, from its wait for a place to its last byte or its failure."""
+        """Surrounds a fetch, from its wait for a slot to its last byte or its failure."""
         return _NOTHING
 
     def decoding(self) -> AbstractContextManager[object]:
-        """Is around the decoding and resizing of a picture."""
+        """Surrounds the decoding and resizing of a picture."""
         return _NOTHING
 
     def batch(self, documents: Sequence[object], waits_s: Sequence[float]) -> AbstractContextManager[object]:
-        """Is around a batch on the device's thread, until it is answered, in parts where it fails as a whole.
+        """Surrounds a batch on the device's thread, until it is answered, in parts where it fails as a whole.
 
         Args:
             documents: what `current_document` returned for each.

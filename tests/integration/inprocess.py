@@ -140,11 +140,11 @@ class GatedExecutor(Blip2Executor):
 
     gate: type[GatedEngine] = GatedEngine
 
-    def load_engine(self, batching: BatchingOptions, observer: Observer) -> Any:
-        self.gated = self.gate(super().load_engine(batching, observer))
+    def new_engine(self, batching: BatchingOptions, observer: Observer) -> Any:
+        self.gated = self.gate(super().new_engine(batching, observer))
         return self.gated
 
-    def make_service(self, **parts: Any) -> Service:
+    def new_service(self, **parts: Any) -> Service:
         self.service = CountingService(**parts)
         return self.service
 

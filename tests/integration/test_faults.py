@@ -85,7 +85,7 @@ class Listener(Observer):
 class FaultyExecutor(GatedExecutor):
     """The Executor with a model that fails as a test wants it, and somebody who listens and fails always."""
 
-    def load_engine(self, batching: BatchingOptions, observer: Observer) -> Engine:
+    def new_engine(self, batching: BatchingOptions, observer: Observer) -> Engine:
         model, _ = load_model(self.settings, batching, self.logger.logger)
         self.model, self.listener = FaultyModel(model), Listener()
         return Engine(cast(Any, self.model), 0, Observers([self.listener]).batch_answered)

@@ -36,8 +36,8 @@ class BrokenEngine:
         return self._engine.tokenize(prompt)
 
 class BrokenExecutor(Blip2Executor):
-    def load_engine(self, *parts):
-        return BrokenEngine(super().load_engine(*parts))
+    def new_engine(self, *parts):
+        return BrokenEngine(super().new_engine(*parts))
 """
 
 

@@ -15,8 +15,8 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 
 from executor.errors import ErrorCode, RequestError
 from executor.model.vision import normalised_levels
-from executor.pictures.decoding import FORMATS, PILLOW_MAX_PIXELS, Decoder, picture_format
-from executor.pictures.limits import ImageLimits
+from executor.pictures.decoding import FORMATS, Decoder, picture_format
+from executor.pictures.limits import PILLOW_MAX_PIXELS, ImageLimits
 from tests.support.corpus import MODES, draw, encode, frames, pictures, with_orientation
 
 PROCESSOR = BlipImageProcessorPil(size={"height": 224, "width": 224})

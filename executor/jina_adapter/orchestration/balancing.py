@@ -41,7 +41,7 @@ class Balance:
         self._left_out_until[address] = max(self._left_out_until.get(address, until), until)
 
     def choose(self, addresses: list[str], tries: Counter[str]) -> int:
-        """Returns the place in `addresses` of the replica for the next try of a request.
+        """Returns the index in `addresses` of the replica for the next try of a request.
 
         Of those that serve the one which was tried least for this request, of these the one with the fewest requests in
         flight, of these the next in turn. Where none serves, all are as good.
@@ -52,10 +52,10 @@ class Balance:
         """
         now, self._turn = self._clock(), self._turn + 1
 
-        def rank(place: int) -> tuple[bool, int, int, int]:
-            address = addresses[place]
+        def rank(index: int) -> tuple[bool, int, int, int]:
+            address = addresses[index]
             left_out = self._left_out_until.get(address, now) > now
-            return left_out, tries[address], self.in_flight[address], (place - self._turn) % len(addresses)
+            return left_out, tries[address], self.in_flight[address], (index - self._turn) % len(addresses)
 
         return min(range(len(addresses)), key=rank)
 

@@ -9,9 +9,9 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from executor.jina_adapter.draining import drain
 from executor.jina_adapter.orchestration.balancing import balance_of
 from executor.jina_adapter.orchestration.keeper import drain_timeout_s
-from executor.jina_adapter.worker.server import drain
 from executor.server.calls import Calls
 from executor.server.policy import SHORTEST_PING_INTERVAL_MS
 

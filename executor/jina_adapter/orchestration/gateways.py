@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 from executor.errors import StartupError
-from executor.jina_adapter.worker.merging import LEAST_PREFETCH, answered_together
+from executor.jina_adapter.merging import LEAST_PREFETCH, answered_together
 from executor.scheduling.overlap import overlapped
 from executor.schemas import ImagePrompt
 

@@ -31,7 +31,7 @@ _WATCH_NAME = "end-with-parent"
 
 
 def drain_timeout_s(args: Any = None) -> float:
-    """Returns the setting of that name, as far as a process without an Executor can know it.
+    """Returns the setting `drain_timeout_s`, as far as a process without an Executor can know it.
 
     Args:
         args: of a Pod, for its own environment and its `uses_with`.

@@ -89,7 +89,7 @@ def end_a_worker_with_its_parent_and_its_device() -> None:
                 calls = executor.server_policy.calls
 
                 def end() -> None:
-                    asyncio.run_coroutine_threadsafe(_end_without_device(self, calls, drain_timeout_s), loop)
+                    asyncio.run_coroutine_threadsafe(_end_after_device_loss(self, calls, drain_timeout_s), loop)
 
                 executor.on_device_lost = end
         await set_up(self)
@@ -97,7 +97,7 @@ def end_a_worker_with_its_parent_and_its_device() -> None:
     GRPCServer.setup_server = setup_server
 
 
-async def _end_without_device(server: Any, calls: Calls, drain_timeout_s: float) -> None:
+async def _end_after_device_loss(server: Any, calls: Calls, drain_timeout_s: float) -> None:
     try:
         await server.health_servicer.enter_graceful_shutdown()
         await calls.drain(drain_timeout_s)

@@ -5,7 +5,7 @@ from contextlib import aclosing
 from typing import Any
 
 from executor.jina_adapter.contract import contract_of
-from executor.jina_adapter.worker.merging import LEAST_PREFETCH, answered_together, count_documents
+from executor.jina_adapter.merging import LEAST_PREFETCH, answered_together, count_documents
 from executor.scheduling.overlap import overlapped
 
 

@@ -26,5 +26,5 @@ class _LosingEngine:
 class LosingExecutor(Blip2Executor):
     """As the Executor otherwise."""
 
-    def load_engine(self, *parts: Any) -> Any:
-        return _LosingEngine(super().load_engine(*parts))
+    def new_engine(self, *parts: Any) -> Any:
+        return _LosingEngine(super().new_engine(*parts))

@@ -1,4 +1,4 @@
-"""Jina's gRPC server in a worker: what it lets in, and how it ends."""
+"""Jina's gRPC server in a worker, built from `server.policy`: what it lets in, and how it ends."""
 
 import asyncio
 from typing import Any
@@ -9,8 +9,9 @@ from grpc_reflection.v1alpha import reflection
 
 from executor.errors import StartupError
 from executor.jina_adapter.contract import executor_of
+from executor.jina_adapter.draining import drain
 from executor.jina_adapter.worker.unreadable import RefuseUnreadable
-from executor.server.calls import Calls
+from executor.server.authority import authority_of
 from executor.server.policy import ServerPolicy
 
 _SERVED = (
@@ -19,8 +20,6 @@ _SERVED = (
     "JinaDataRequestRPC",
     "JinaDiscoverEndpointsRPC",
 )
-_LAST_BYTES_S = 3.0
-"""For answers that are on their way out when the last call has ended, and for calls that are being refused."""
 
 
 def serve_as_the_executor_says() -> None:
@@ -69,21 +68,6 @@ def serve_as_the_executor_says() -> None:
     GRPCServer.shutdown = shutdown
 
 
-async def drain(jina_server: Any, calls: Calls, timeout_s: float) -> None:
-    """Says NOT_SERVING, refuses what is new, finishes what is in progress, closes the port.
-
-    Args:
-        calls: those of this server.
-        timeout_s: the longest wait for their end.
-    """
-    await jina_server.health_servicer.enter_graceful_shutdown()
-    left = await calls.drain(timeout_s)
-    if left:
-        jina_server.logger.warning(f"{left} calls have no answer after {timeout_s:g} s and are cut")
-    await calls.wait_for_quiet()
-    await jina_server.server.stop(grace=_LAST_BYTES_S)
-
-
 def _build(jina_server: Any, policy: ServerPolicy) -> grpc.aio.Server:
     from jina.proto import jina_pb2_grpc
     from jina.serve.helper import get_server_side_grpc_options
@@ -116,7 +100,7 @@ def _build_health(jina_server: Any, policy: ServerPolicy) -> grpc.aio.Server:
 def _bind(
     server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None = None, what: str = ""
 ) -> None:
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    address = authority_of(host, port)
     try:
         if credentials is not None:
             server.add_secure_port(address, credentials)
