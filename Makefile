@@ -17,6 +17,9 @@ PIP_INSTALL := .venv/bin/python -m pip install --disable-pip-version-check $(if 
 # Options for the programs below, for example `make test ARGS='-k batch'`.
 ARGS ?=
 
+# Of `make test`: processes, and which tests run in the same one (see tests/conftest.py). Each takes a gigabyte.
+IN_PROCESSES ?= -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+
 # Of `make soak`.
 MINUTES ?= 30
 
@@ -42,7 +45,7 @@ serve: .venv/.runtime ## Keep a service with the demo checkpoint running and pri
 
 test: .venv/.dev ## Run all tests
 	@echo "tests: running all tests ..."
-	@.venv/bin/python -m pytest $(ARGS)
+	@.venv/bin/python -m pytest $(IN_PROCESSES) $(ARGS)
 	@echo "tests: all passed"
 
 image-test: .venv/.dev ## Build the container image with podman and run it hardened (root; installs podman with apt)
@@ -77,7 +80,7 @@ soak: .venv/.dev ## A service under load, faults and restarts: nothing lost, not
 	.venv/bin/python -m tests.soak --minutes $(MINUTES) $(ARGS)
 
 soak-images: .venv/.dev ## Fail to load 10,000 pictures in every way, and show that nothing is left behind
-	.venv/bin/python -m tests.soak_images --failures 10000 $(ARGS)
+	.venv/bin/python -m tests.soak pictures --failures 10000 $(ARGS)
 
 fuzz: .venv/.dev ## Coverage-guided fuzzing of pictures and references, ten minutes each (installs atheris)
 	$(PIP_INSTALL) atheris

@@ -12,9 +12,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
 
 class Host:
     """A network namespace with one address, which this machine reaches over a cable.
@@ -77,25 +74,6 @@ def why_not() -> str | None:
             return None
     except (OSError, RuntimeError) as error:
         return f"no network namespaces: {error}"
-
-
-def wait_until_serving(address: str, timeout_s: float) -> None:
-    """Returns when the service at `address` says SERVING; its port is closed, or says NOT_SERVING, until then.
-
-    Raises:
-        grpc.RpcError: DEADLINE_EXCEEDED.
-    """
-    with grpc.insecure_channel(address, [("grpc.max_reconnect_backoff_ms", 200)]) as channel:
-        while True:
-            try:
-                watch = health_pb2_grpc.HealthStub(channel).Watch(
-                    health_pb2.HealthCheckRequest(), timeout=timeout_s, wait_for_ready=True
-                )
-                if any(reply.status == health_pb2.HealthCheckResponse.SERVING for reply in watch):
-                    return
-            except grpc.RpcError as error:  # the port changes hands between loading and serving
-                if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                    raise
 
 
 def _ip(*arguments: str) -> None:

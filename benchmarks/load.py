@@ -22,7 +22,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ import torch
 
 from benchmarks.architectures import ARCHITECTURES, write
 from benchmarks.engine import machine
-from demo.service import ROOT, Service
+from demo.service import ROOT, Program, Service
 from executor.checkpoints import checksums
 
 _LOOK_S = 0.02
@@ -51,23 +50,17 @@ def memory_gb(process: int, *names: str) -> list[float]:
 def run(command: list[str]) -> tuple[str, dict[str, float]]:
     """Runs a command. Returns what it printed, and its seconds and memory."""
     measured = {"s": 0.0, "peak_gb": 0.0, "anonymous_gb": 0.0}
-
-    def watch(process: int) -> None:
-        while found := memory_gb(process, "VmHWM", "RssAnon"):
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder, Program(command, Path(folder, "log")) as program:
+        while found := memory_gb(program.process.pid, "VmHWM", "RssAnon"):
             for name, value in zip(("peak_gb", "anonymous_gb"), found, strict=True):
                 measured[name] = max(measured[name], value)
             time.sleep(_LOOK_S)
-
-    started = time.perf_counter()
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        watching = threading.Thread(target=watch, args=[process.pid])
-        watching.start()
-        printed, _ = process.communicate()
+        status = program.process.wait()
         measured["s"] = time.perf_counter() - started
-        watching.join()
-    if process.returncode:
-        raise SystemExit(f"{command} ended with status {process.returncode}")
-    return printed, measured
+        if status:
+            raise SystemExit(f"{command} ended with status {status}: {program.told()}")
+        return program.told(), measured
 
 
 def preparing(model: Path, output: Path, cold: bool, dtype: str) -> dict[str, float]:
@@ -122,7 +115,7 @@ def loading(model: Path, cold: bool, dtype: str) -> dict[str, float]:
     """Loads the checkpoint alone, in a new process, without a warm-up: seconds, those of all cores together, memory."""
     disk_gb = read(model, cold)
     printed, measured = run([sys.executable, "-c", _LOADING, str(model.resolve()), dtype])
-    load_s, cpu_s = map(float, printed.split())
+    load_s, cpu_s = map(float, printed.splitlines()[-1].split())
     memory = {"load_peak_gb": measured["peak_gb"], "load_anonymous_gb": measured["anonymous_gb"]}
     return {"disk_gb": disk_gb, "load_s": load_s, "load_cpu_s": cpu_s} | memory
 
@@ -136,7 +129,6 @@ def start(model: Path, cold: bool, settings: dict[str, Any]) -> dict[str, float]
         Service(None, Path(folder, "log"), 1800, model=model.resolve(), **settings) as service,
     ):
         ready_s = time.perf_counter() - started
-        assert service.process is not None
         peak_gb, anonymous_gb = memory_gb(service.process.pid, "VmHWM", "RssAnon")
     return {"ready_s": ready_s, "peak_gb": peak_gb, "anonymous_gb": anonymous_gb}
 

@@ -27,9 +27,8 @@ from statistics import linear_regression, median, stdev
 from typing import Any
 
 from benchmarks import load_generator, workload
-from benchmarks.programs import running
 from benchmarks.serve import machine
-from demo.service import CHECKPOINT, ROOT, Service, free_port
+from demo.service import CHECKPOINT, ROOT, Program, Service, free_port
 
 _WARM_UP_S = 3.0
 
@@ -42,7 +41,6 @@ def cpu_s(pid: int) -> float:
 
 def measure(service: Service, cases: Sequence[tuple[bytes, str, str]], clients: int, seconds: float) -> dict[str, Any]:
     """One cell of the load generator, with `cpu_ms`: the service's CPU milliseconds for each answer."""
-    assert service.process is not None
     before = cpu_s(service.process.pid)
     (cell,) = asyncio.run(load_generator.measure("jina", service.port, cases, [(clients, None)], seconds, 0))
     taken = cpu_s(service.process.pid) - before
@@ -123,7 +121,7 @@ def main() -> None:
     cases = [(case.picture, case.prompt, case.answer) for case in workload.build(options.model, options.pictures)]
     collector = free_port()
     collect = [sys.executable, "-m", "benchmarks.collector", "--port", str(collector)]
-    with tempfile.TemporaryDirectory() as name, running(collect, Path(name) / "collector.log"):
+    with tempfile.TemporaryDirectory() as name, Program(collect, Path(name) / "collector.log"):
         everything: dict[str, dict[str, Any]] = {
             "metrics": {"metrics_port": free_port()},
             "traces": {"otlp_endpoint": f"http://127.0.0.1:{collector}"},

@@ -69,7 +69,6 @@ class Memory:
 def _serving(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Service, Memory]]:
     settings = {"model": options.model, "max_queue": options.max_queue, "feature_cache_mb": 0}
     with Service(log=folder / "service.log", **settings) as service:
-        assert service.process is not None
         memory = Memory(service.process.pid)
         try:
             yield service, memory

@@ -1,15 +1,11 @@
-"""Programs of a benchmark, or of a test, which share neither memory nor an interpreter with it."""
+"""Programs of a benchmark that run to their end, and share neither memory nor an interpreter with it."""
 
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 from demo.service import ROOT
-
-_END_S = 60
 
 
 def output_of(module: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> list[str]:
@@ -28,30 +24,3 @@ def output_of(module: str, arguments: Sequence[str], environment: Mapping[str, s
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed: {done.stderr[-2000:]}")
     return done.stdout.splitlines()
-
-
-@contextmanager
-def running(command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Runs a service, and asks it to end at the end.
-
-    Args:
-        log: what it prints is added to this file.
-        environment: beside this process's own.
-    """
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=os.environ | dict(environment or {}),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(_END_S)
-        finally:
-            process.kill()

@@ -30,17 +30,17 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.hosts import Host, wait_until_serving, why_not
-from benchmarks.programs import output_of, running
+from benchmarks.hosts import Host, why_not
+from benchmarks.programs import output_of
 from benchmarks.serve import machine
 from benchmarks.workload import questions
-from demo.evaluate import CHECKPOINT
-from demo.service import ROOT, free_port
+from demo.service import CHECKPOINT, ROOT, SERVE, Program, free_port, serves
 from executor.checkpoints import loading
 from executor.model.blip2 import Blip2Model
 from executor.model.feature_cache import content_key
@@ -81,28 +81,25 @@ class Serving:
     def start(self, kind: str, number: int) -> Iterator[tuple[int, list[Host]]]:
         """Yields the port that clients use, and the hosts, once all is ready."""
         port, hosts = free_port(), []
-        serve = [sys.executable, "-m", "executor", "--config", str(_CONFIG)]
+        serve = [*SERVE, "--config", str(_CONFIG)]
         with ExitStack() as stack:
+
+            def run(*command: str) -> Program:
+                return stack.enter_context(Program(command, self._folder / "log", **self._environment))
+
             if kind == "alone":
-                stack.enter_context(self._running([*serve, "--port", str(port)]))
+                front = run(*serve, "--port", str(port))
             elif kind == "replicas":
-                command = [sys.executable, "-c", _DEPLOYMENT, str(_CONFIG), str(port), str(number)]
-                stack.enter_context(self._running(command))
+                front = run(sys.executable, "-c", _DEPLOYMENT, str(_CONFIG), str(port), str(number))
             else:
                 hosts = [stack.enter_context(Host(place)) for place in range(number)]
-                addresses = [f"{host.address}:{_PORT}" for host in hosts]
-                for host in hosts:
-                    command = [*serve, "--host", host.address, "--port", str(_PORT)]
-                    stack.enter_context(self._running(host.command(*command)))
-                for address in addresses:
-                    wait_until_serving(address, _START_S)
-                gateway = [sys.executable, "-m", "examples.gateway", "--port", str(port), *addresses]
-                stack.enter_context(self._running(gateway))
-            wait_until_serving(f"127.0.0.1:{port}", _START_S)
+                where = [f"{host.address}:{_PORT}" for host in hosts]
+                own = [host.command(*serve, "--host", host.address, "--port", str(_PORT)) for host in hosts]
+                for program, address in zip([run(*command) for command in own], where, strict=True):
+                    program.wait_until(partial(serves, address), _START_S)
+                front = run(sys.executable, "-m", "examples.gateway", "--port", str(port), *where)
+            front.wait_until(partial(serves, f"127.0.0.1:{port}"), _START_S)
             yield port, hosts
-
-    def _running(self, command: Sequence[str]) -> AbstractContextManager[None]:
-        return running(command, self._folder / "log", self._environment)
 
 
 def build(pictures: int, file: Path) -> None:

@@ -30,7 +30,6 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=54321, help="port to listen on (default: %(default)s)")
     options = parser.parse_args()
     with Service(port=options.port) as service:
-        assert service.process is not None
         print(
             f"\nServing demo/checkpoint on 127.0.0.1:{service.port}. Ctrl-C ends it. A client, to paste into Python:\n"
         )

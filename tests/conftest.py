@@ -24,9 +24,18 @@ from tests.support.tiny import build_checkpoint  # noqa: E402
 PICTURES = ROOT / "demo" / "pictures"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Threads of gRPC do not survive a fork: a process that has served over it makes children that hang."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Says in which order tests run, and with `pytest -n` which of them run in the same process.
+
+    Threads of gRPC do not survive a fork: a process that has served over it makes children that hang. So tests that
+    fork come first, all in one process. Those of a file share what they have started.
+    """
     items.sort(key=lambda item: item.get_closest_marker("forks") is None)
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            place = "forks" if item.get_closest_marker("forks") else str(item.path)
+            item.add_marker(pytest.mark.xdist_group(place))
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,8 @@
 """Starts a server, ours or a peer's, on a free port, waits until it answers, stops it and all that it started."""
 
-import os
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import yaml
 
 from benchmarks.peers import environments
 from benchmarks.peers.batch_log import VARIABLE
-from demo.service import ROOT, Service
+from demo.service import ROOT, SERVE, Service
 
 READY_TIMEOUT_S = 300
 
@@ -73,11 +72,12 @@ class Server(Service):
 
     def __init__(self, kind: Kind, model: Path, threads: int, folder: Path, settings: Mapping[str, object]) -> None:
         config = _counting_config(folder) if kind.name == "ours" else None
-        super().__init__(None, folder / f"{kind.name}.log", READY_TIMEOUT_S, config, **{"model": model, **settings})
+        log, settings = folder / f"{kind.name}.log", {"model": model, **settings}
+        super().__init__(None, log, READY_TIMEOUT_S, config, _command(kind), **settings)
         self._kind = kind
         self.batch_log = folder / f"{kind.name}-batches.log"
         self.batch_log.touch()
-        self._own = {
+        self.environment |= {
             "OMP_NUM_THREADS": str(threads),
             "HF_HUB_OFFLINE": "1",
             "PYTHONPATH": str(ROOT),
@@ -92,20 +92,6 @@ class Server(Service):
             "RAY_USAGE_STATS_ENABLED": "0",
         }
 
-    def command(self) -> list[str]:
-        if self._kind.name == "ours":
-            return super().command()
-        python = environments.python(self._kind.name)
-        port = ["--port", str(self.port)]
-        if self._kind.name == "bentoml":
-            serve = ["serve", self._kind.module, "--host", "127.0.0.1", "--working-dir", str(ROOT)]
-            return [python, "-m", "bentoml", *serve, *port]
-        return [python, "-m", self._kind.module, *port]
-
-    def environment(self) -> dict[str, str]:
-        inherited = super().environment() if self._kind.name == "ours" else dict(os.environ)
-        return inherited | self._own
-
     def is_ready(self) -> bool:
         if not self._kind.health:
             return super().is_ready()
@@ -114,6 +100,16 @@ class Server(Service):
                 return bool(reply.status == 200)
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             return False
+
+
+def _command(kind: Kind) -> Sequence[str]:
+    """What starts it, less the port."""
+    if kind.name == "ours":
+        return SERVE
+    python = environments.python(kind.name)
+    if kind.name == "bentoml":
+        return [python, "-m", "bentoml", "serve", kind.module, "--host", "127.0.0.1", "--working-dir", str(ROOT)]
+    return [python, "-m", kind.module]
 
 
 def _counting_config(folder: Path) -> Path:

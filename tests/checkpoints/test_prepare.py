@@ -18,7 +18,7 @@ from docarray import DocList
 from jina import Client
 from safetensors.torch import load_file, save_file
 
-from demo.service import CHECKPOINT, ROOT, Service, free_port
+from demo.service import CHECKPOINT, ROOT, Service
 from executor import ImagePrompt, Response
 from executor.__main__ import main
 from executor.checkpoints import checksums, loading, prepare
@@ -26,6 +26,7 @@ from executor.checkpoints.loading import DTYPES, Checkpoint
 from executor.errors import StartupError
 from executor.model.blip2 import Blip2Model
 from executor.questions.options import GenerationOptions
+from tests.support.starting import start_and_fail
 
 SERVED = {"checksums.json", "config.json", "generation_config.json", "model.safetensors", "processor_config.json"}
 SERVED |= {"tokenizer.json", "tokenizer_config.json"}
@@ -268,8 +269,8 @@ def test_other_damage_is_found_and_named(copy, damage, message):
 
 
 def test_the_command_makes_what_the_service_serves_with_the_same_answers(tmp_path, two_cats):
-    command = [sys.executable, "-m", "executor", "prepare", "--model", "demo/checkpoint", "--dtype", "float16"]
-    subprocess.run([*command, "--output", str(tmp_path / "copy")], cwd=ROOT, timeout=120, check=True)
+    command = ["prepare", "--model", str(CHECKPOINT), "--dtype", "float16", "--output", str(tmp_path / "copy")]
+    assert main(command) == 0
     prompts = DocList[ImagePrompt](
         [ImagePrompt(img_bytes=two_cats, prompt=prompt, num_beams=beams) for prompt in QUESTIONS for beams in (1, 3)]
     )
@@ -284,16 +285,7 @@ def test_the_command_makes_what_the_service_serves_with_the_same_answers(tmp_pat
 
 def test_a_service_does_not_start_with_a_damaged_copy_and_says_so_in_one_line(copy):
     flip_a_byte(copy / "model.safetensors")
-    finished = subprocess.run(
-        [sys.executable, "-m", "executor", "--port", str(free_port())],
-        cwd=ROOT,
-        env=os.environ | {"BLIP2_MODEL": str(copy)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert finished.returncode == 1
+    finished = start_and_fail(model=copy)
     said = [line for line in finished.stderr.splitlines() if line.strip()]
     assert said[-1].startswith(f"blip2: cannot start: checkpoint '{copy}' is damaged: model.safetensors is not what")
     assert "Traceback" not in finished.stderr

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.integration.inprocess import HeldService
+from tests.support.held_picture import HeldPicture
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +24,10 @@ def channel(held: HeldService) -> Iterator[grpc.Channel]:
     """To the service that the test's own module starts as `held`."""
     with grpc.insecure_channel(f"127.0.0.1:{held.port}") as channel:
         yield channel
+
+
+@pytest.fixture
+def held_picture(two_cats: bytes) -> Iterator[HeldPicture]:
+    held = HeldPicture(two_cats)
+    yield held
+    held.close()

@@ -17,11 +17,11 @@ from jina import Client
 from jina.excepts import BadServerFlow
 from jina.proto import jina_pb2_grpc
 
-from demo.service import CHECKPOINT, ROOT, Service
+from demo.service import ROOT, SERVE, Service
 from executor import ImagePrompt, Response
 from tests.integration.inprocess import TIMEOUT_S, HeldService, as_request, hold_service, numbered
-from tests.integration.raw import STREAM, UNARY, outcome
-from tests.integration.test_starting import start_and_fail
+from tests.support.raw_calls import STREAM, UNARY, outcome
+from tests.support.starting import start_and_fail
 
 TOKEN, ROTATED, NEW = "configured-token-1234", "token-of-the-file-1234", "new-token-of-file-1234"
 SERVED = [
@@ -103,6 +103,14 @@ def test_reflection_lists_what_is_served_and_no_more(channel):
     (reply,) = stub.ServerReflectionInfo(iter([request]), metadata=bearer(TOKEN))
     listed = {service.name for service in reply.list_services_response.service}
     assert listed == {method.split("/")[1] for method in SERVED}
+
+
+def test_a_call_that_is_refused_has_its_id_too(channel):
+    call = channel.stream_stream(UNARY)(iter([b""]), timeout=TIMEOUT_S, metadata=(("x-request-id", "refused"),))
+    with pytest.raises(grpc.RpcError):
+        list(call)
+    assert call.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert dict(call.trailing_metadata())["x-request-id"] == "refused"
 
 
 def test_who_is_refused_and_does_not_stop_sending_is_not_waited_for(channel):
@@ -222,7 +230,7 @@ def test_a_configuration_with_a_fault_beside_a_token_does_not_tell_it(tmp_path, 
     config = tmp_path / "config.yml"
     text = (ROOT / "config.yml").read_text().replace("executor/__init__.py", str(ROOT / "executor" / "__init__.py"))
     config.write_text(text.replace("auth_tokens: []", f"auth_tokens: {broken}"))
-    finished = start_and_fail(["--config", str(config)], {})
+    finished = start_and_fail("--config", str(config))
     assert "blip2: cannot start: " in finished.stderr
     assert TOKEN not in finished.stderr + finished.stdout
 
@@ -237,10 +245,7 @@ def test_the_service_connects_to_nothing_but_loopback(tmp_path, monkeypatch, two
         pytest.skip(f"strace may not trace here: {usable.stderr.strip()}")
     assert len(addresses_outside(trace)) == 1
     monkeypatch.delenv("JINA_OPTOUT_TELEMETRY")  # the service sets it itself
-    monkeypatch.setattr(
-        "demo.service.command", lambda port: [*strace, sys.executable, "-m", "executor", "--port", str(port)]
-    )
-    with Service(log=tmp_path / "log", model=CHECKPOINT) as service:
+    with Service(log=tmp_path / "log", command=[*strace, *SERVE]) as service:
         prompt = ImagePrompt(img_bytes=two_cats, prompt="how many cats are there?")
         assert Client(port=service.port).post("/", inputs=prompt, return_type=DocList[Response])[0].answer == "two"
         assert service.stop() == 0

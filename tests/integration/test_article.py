@@ -6,7 +6,7 @@ from jina import Client, Deployment
 
 from demo.service import free_port
 from executor import Blip2Executor
-from tests.integration.documents import ImagePrompt, Response
+from tests.support.documents import ImagePrompt, Response
 
 QUESTION = "Question: how many cats are there ? Answer:"
 

@@ -1,10 +1,11 @@
 """`make demo` and `make serve`, less the virtual environment."""
 
+import re
 import signal
 import subprocess
 import sys
 
-from demo.service import ROOT, free_port
+from demo.service import ROOT, Program, free_port
 
 
 def test_demo_prints_picture_question_answer_and_time():
@@ -19,24 +20,21 @@ def test_demo_prints_picture_question_answer_and_time():
     assert "exit status 0" in finished.stdout
 
 
-def test_serve_prints_a_client_that_works_when_pasted_and_ends_on_ctrl_c():
+def test_serve_prints_a_client_that_works_when_pasted_and_ends_on_ctrl_c(tmp_path):
     command = [sys.executable, "-m", "demo.serve", "--port", str(free_port())]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as serving:
-        assert serving.stdout is not None
-        snippet: list[str] = []
-        for line in serving.stdout:
-            if snippet or line.startswith("from docarray"):
-                snippet.append(line)
-            if line.startswith("print("):
-                break
+    snippet = re.compile(r"^from docarray.*?^print\(.*?\n", re.MULTILINE | re.DOTALL)
+    with Program(command, tmp_path / "log") as serving:
+        serving.wait_until(lambda: snippet.search(serving.told()) is not None)
+        found = snippet.search(serving.told())
+        assert found
         pasted = subprocess.run(
             [sys.executable, "-i"],
-            input="".join(snippet) + "\n",
+            input=found[0] + "\n",
             capture_output=True,
             text=True,
             timeout=60,
             check=True,
         )
-        serving.send_signal(signal.SIGINT)
-        assert serving.wait(60) == 0
+        serving.process.send_signal(signal.SIGINT)
+        assert serving.process.wait(60) == 0
     assert "two" in pasted.stdout

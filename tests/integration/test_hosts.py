@@ -6,15 +6,15 @@ import asyncio
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 
 import grpc
 import pytest
 from jina import Client
 from jina.proto import jina_pb2_grpc
 
-from benchmarks.hosts import Host, wait_until_serving, why_not
-from benchmarks.programs import running
-from demo.service import CHECKPOINT, free_port
+from benchmarks.hosts import Host, why_not
+from demo.service import CHECKPOINT, SERVE, Program, Service, as_environment, free_port, serves
 from examples.retrying import ask
 from executor import ImagePrompt
 from tests.integration.inprocess import TIMEOUT_S, as_request, gateway_to, hold_service, numbered
@@ -68,16 +68,21 @@ def answered(host: Host) -> float:
 def test_a_host_that_is_cut_off_under_load_costs_no_answer_and_is_used_again_later(hosts, two_cats, tmp_path):
     addresses = [f"{host.address}:{PORT}" for host in hosts]
     port = free_port()
-    environment = {"BLIP2_MODEL": str(CHECKPOINT), "BLIP2_METRICS_PORT": str(METRICS_PORT)}
     with ExitStack() as stack:
-        for number, host in enumerate(hosts):
-            command = host.command(sys.executable, "-m", "executor", "--host", host.address, "--port", str(PORT))
-            stack.enter_context(running(command, tmp_path / f"{number}.log", environment))
-        for address in addresses:
-            wait_until_serving(address, TIMEOUT_S)
-        gateway = [sys.executable, "-m", "examples.gateway", "--port", str(port), *addresses]
-        stack.enter_context(running(gateway, tmp_path / "gateway.log"))
-        wait_until_serving(f"127.0.0.1:{port}", TIMEOUT_S)
+        services = [
+            stack.enter_context(
+                Program(
+                    host.command(*SERVE, "--host", host.address, "--port", str(PORT)),
+                    tmp_path / f"{host.address}.log",
+                    **as_environment(model=CHECKPOINT, metrics_port=METRICS_PORT),
+                )
+            )
+            for host in hosts
+        ]
+        for service, address in zip(services, addresses, strict=True):
+            service.wait_until(partial(serves, address))
+        gateway = (sys.executable, "-m", "examples.gateway", *addresses)
+        stack.enter_context(Service(port, tmp_path / "gateway.log", command=gateway))
         client = Client(port=port, asyncio=True)
 
         async def answers(number: int) -> list[str]:
@@ -94,9 +99,10 @@ def test_a_host_that_is_cut_off_under_load_costs_no_answer_and_is_used_again_lat
             assert await answers(20) == ["two"] * 20
             assert answered(second) == before + 20
             first.mend()
-            await asyncio.to_thread(wait_until_serving, addresses[0], TIMEOUT_S)
+            await asyncio.to_thread(services[0].wait_until, partial(serves, addresses[0]))
             before = answered(first)
-            while answered(first) == before:
+            while answered(first) == before:  # the gateway waits before it connects again
                 assert await answers(4) == ["two"] * 4
+                await asyncio.sleep(0.2)
 
         asyncio.run(meet())

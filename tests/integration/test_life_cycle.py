@@ -7,8 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,10 +17,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from jina.proto import jina_pb2, jina_pb2_grpc
 from jina.types.request.data import DataRequest
 
-from demo.service import Service, command
+from demo.service import SERVE, Service
 from executor import ImagePrompt
 from tests.integration.inprocess import TIMEOUT_S, as_request
-from tests.integration.threads import signal_other_thread
+from tests.support.threads import signal_other_thread
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -33,23 +31,19 @@ DOCUMENTS = 100
 class Unready(Service):
     """Does not wait until it is ready."""
 
-    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
+    def wait_until_ready(self) -> None:
         pass
 
-    def __enter__(self) -> Unready:
-        super().__enter__()
-        return self
-
-    def wait_for_port(self) -> int:
+    def wait_for_port(self) -> int | None:
         """The first status that health tells."""
-        assert self.process is not None
-        deadline = time.monotonic() + TIMEOUT_S
-        while time.monotonic() < deadline:
-            status = health(self.port)
-            if status is not None:
-                return status
-            assert self.process.poll() is None
-        raise TimeoutError
+        told: list[int | None] = []
+
+        def is_told() -> bool:
+            told.append(health(self.port))
+            return told[-1] is not None
+
+        self.wait_until(is_told)
+        return told[-1]
 
 
 def health(port: int) -> int | None:
@@ -84,27 +78,17 @@ def answer(reply: DataRequest) -> str:
 def test_health_says_not_serving_until_the_model_is_there_and_then_it_answers(tmp_path, two_cats):
     with Unready(log=tmp_path / "log") as service:
         assert service.wait_for_port() == NOT_SERVING
-        with pytest.raises(RuntimeError, match="never ready"):
-            wait_until_serving(service.port, seconds=0)
-        wait_until_serving(service.port)
+        assert not service.is_ready()
+        service.wait_until(service.is_ready)
         with grpc.insecure_channel(f"127.0.0.1:{service.port}") as channel:
             assert answer(next(stream(channel, two_cats, 1))) == "two"
-
-
-def wait_until_serving(port: int, seconds: float = TIMEOUT_S) -> None:
-    deadline = time.monotonic() + seconds
-    while health(port) != SERVING:
-        if time.monotonic() > deadline:
-            raise RuntimeError("never ready")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_libraries_are_imported_ends_at_once_without_a_word(tmp_path, number):
     """Process 1 of a container gets no signal that it has no handler for."""
     with Unready(log=tmp_path / "log") as service:
-        assert service.process is not None
-        while not handles(service.process.pid, signal.SIGTERM):
-            assert service.process.poll() is None
+        service.wait_until(lambda: handles(service.process.pid, signal.SIGTERM))
         assert not is_open(service.port)
         service.process.send_signal(number)
         assert service.process.wait(TIMEOUT_S) == 128 + number
@@ -121,7 +105,6 @@ def handles(process: int, number: signal.Signals) -> bool:
 def test_a_signal_while_the_model_is_loaded_ends_at_once(tmp_path, number):
     with Unready(log=tmp_path / "log") as service:
         assert service.wait_for_port() == NOT_SERVING
-        assert service.process is not None
         service.process.send_signal(number)
         assert service.process.wait(TIMEOUT_S) == 0
         assert not is_open(service.port)
@@ -130,7 +113,6 @@ def test_a_signal_while_the_model_is_loaded_ends_at_once(tmp_path, number):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_and_the_exit_status_is_0(tmp_path, two_cats, number):
     with Service(log=tmp_path / "log") as service, grpc.insecure_channel(f"127.0.0.1:{service.port}") as channel:
-        assert service.process is not None
         replies = stream(channel, two_cats, DOCUMENTS)
         assert answer(next(replies)) == "two"
         service.process.send_signal(number)
@@ -141,14 +123,12 @@ def test_a_signal_drains_and_the_exit_status_is_0(tmp_path, two_cats, number):
 
 def test_a_signal_that_the_kernel_gives_another_thread_ends_an_idle_service(tmp_path):
     with Service(log=tmp_path / "log") as service:
-        assert service.process is not None
         signal_other_thread(service.process.pid, signal.SIGTERM)
         assert service.process.wait(TIMEOUT_S) == 0
 
 
 def test_a_second_signal_ends_at_once(tmp_path, two_cats):
     with Service(log=tmp_path / "log") as service, grpc.insecure_channel(f"127.0.0.1:{service.port}") as channel:
-        assert service.process is not None
         watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S)
         assert next(watched).status == SERVING
         replies = stream(channel, two_cats, 20_000)
@@ -164,7 +144,6 @@ def test_a_second_signal_ends_at_once(tmp_path, two_cats):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
 def test_a_process_that_is_killed_is_gone_with_its_port_and_its_status(tmp_path, number):
     with Service(log=tmp_path / "log") as service:
-        assert service.process is not None
         service.process.send_signal(number)
         assert service.process.wait(TIMEOUT_S) == -number
         assert not is_open(service.port)
@@ -172,14 +151,15 @@ def test_a_process_that_is_killed_is_gone_with_its_port_and_its_status(tmp_path,
         assert "Fatal Python error: Segmentation fault" in (tmp_path / "log").read_text()
 
 
-def test_as_process_1_of_a_container(tmp_path, two_cats, monkeypatch):
+def test_as_process_1_of_a_container(tmp_path, two_cats):
     """The kernel gives process 1 of a PID namespace only the signals that it has handlers for."""
     unshare = [shutil.which("unshare") or "", "--pid", "--fork", "--mount-proc", "--kill-child"]
     if not unshare[0] or subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
         pytest.skip("this machine does not let its user make a PID namespace (unshare)")
-    monkeypatch.setattr("demo.service.command", lambda port: [*unshare, *command(port)])
-    with Service(log=tmp_path / "log") as service, grpc.insecure_channel(f"127.0.0.1:{service.port}") as channel:
-        assert service.process is not None
+    with (
+        Service(log=tmp_path / "log", command=[*unshare, *SERVE]) as service,
+        grpc.insecure_channel(f"127.0.0.1:{service.port}") as channel,
+    ):
         replies = stream(channel, two_cats, DOCUMENTS)
         assert answer(next(replies)) == "two"
         os.kill(only_child(service.process.pid), signal.SIGTERM)
@@ -190,13 +170,3 @@ def test_as_process_1_of_a_container(tmp_path, two_cats, monkeypatch):
 def only_child(parent: int) -> int:
     (child,) = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     return int(child)
-
-
-def test_no_child_is_left_by_the_tests_own_way_to_stop_it(tmp_path):
-    with Service(log=tmp_path / "log") as service:
-        assert service.process is not None
-        group = service.process.pid
-        assert Path(f"/proc/{group}/task/{group}/children").read_text().split() == []
-        assert str(sys.executable) in service.command()
-    with pytest.raises(ProcessLookupError):
-        os.killpg(group, 0)

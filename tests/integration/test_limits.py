@@ -16,7 +16,7 @@ from jina.serve.helper import get_default_grpc_options
 from executor import ImagePrompt
 from executor.server.policy import SHORTEST_PING_INTERVAL_MS
 from tests.integration.inprocess import TIMEOUT_S, HeldService, as_request, gateway_to, hold_service, numbered
-from tests.integration.raw import STREAM, UNARY, outcome
+from tests.support.raw_calls import STREAM, UNARY, outcome
 
 MOST_CALLS = 2
 GARBAGE = [b"\xff\xff\xff\xff", b"not protobuf at all", b"\x0a\xff\xff\xff\x7f", bytes(range(256))]

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime, timedelta
@@ -17,9 +14,10 @@ import pytest
 
 from benchmarks import wire
 from benchmarks.collector import Collector
-from demo.service import ROOT, Service, free_port
-from tests.integration.raw import STREAM, TIMEOUT_S, UNARY
+from demo.service import ROOT, Service
 from tests.integration.test_tracing import TRACE, TRACEPARENT, attributes
+from tests.support.raw_calls import STREAM, TIMEOUT_S, UNARY
+from tests.support.starting import start_and_fail
 
 # As Jina loads the project's own config.yml: the package by its path, which Jina calls user_module.
 BROKEN = """
@@ -120,33 +118,12 @@ def test_in_a_log_of_text_the_id_is_at_the_end_of_what_is_said(config, tmp_path,
     assert re.search(r"unexpected error, reference [0-9a-f]{12} \[request my-id\]", text)
 
 
-def test_a_call_that_is_refused_has_its_id_too(tmp_path):
-    with (
-        Service(log=tmp_path / "service.log", auth_tokens="a-token-of-24-characters") as service,
-        grpc.insecure_channel(f"127.0.0.1:{service.port}") as channel,
-    ):
-        call = channel.stream_stream(UNARY)(iter([b""]), timeout=TIMEOUT_S, metadata=(("x-request-id", "refused"),))
-        with pytest.raises(grpc.RpcError):
-            list(call)
-        assert call.code() is grpc.StatusCode.UNAUTHENTICATED
-        assert dict(call.trailing_metadata())["x-request-id"] == "refused"
-
-
 @pytest.mark.parametrize("source", ["environment", "config"])
 def test_a_start_that_fails_says_so_in_json(tmp_path, source):
     config = tmp_path / "config.yml"
-    settings = {"model": str(tmp_path / "nothing")} | ({"log_format": "json"} if source == "config" else {})
+    in_json = {"log_format": "json"}
+    settings = in_json if source == "config" else {}
     text = {"jtype": "Blip2Executor", "py_modules": [str(ROOT / "executor" / "__init__.py")], "with": settings}
     config.write_text(json.dumps(text))
-    done = subprocess.run(
-        [sys.executable, "-m", "executor", "--port", str(free_port()), "--config", str(config)],
-        cwd=ROOT,
-        env=os.environ | ({"BLIP2_LOG_FORMAT": "json"} if source == "environment" else {}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert parsed(done.stdout)[-1]["message"].startswith("cannot start: ")
+    finished = start_and_fail("--config", str(config), model=tmp_path / "nothing", **({} if settings else in_json))
+    assert parsed(finished.stdout + finished.stderr)[-1]["message"].startswith("cannot start: ")

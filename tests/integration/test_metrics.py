@@ -1,10 +1,7 @@
 """What Prometheus sees of a running service, after work that is known."""
 
 import base64
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import grpc
@@ -20,9 +17,10 @@ from demo.service import CHECKPOINT, ROOT, Service, free_port
 from executor import Blip2Executor, ImagePrompt, Response
 from executor.telemetry.observer import SILENT
 from tests.integration.inprocess import TIMEOUT_S, as_request, hold_service, numbered, serve_executor
-from tests.integration.raw import UNARY, outcome
 from tests.integration.test_load import answers, call
+from tests.support.raw_calls import UNARY, outcome
 from tests.support.scraping import Scrape
+from tests.support.starting import start_and_fail
 
 QUESTION = "how many cats are there?"
 TOKEN = "a-token-of-24-characters"
@@ -236,17 +234,8 @@ def test_python_dash_m_serves_metrics_and_a_second_one_on_their_port_says_why_it
         (build,) = [sample.labels for sample in scrape if sample.name == "blip2_build_info"]
         assert (build["device"], build["dtype"], build["compile"]) == ("cpu", "float32", "off")
 
-        finished = subprocess.run(
-            [sys.executable, "-m", "executor", "--port", str(free_port())],
-            cwd=ROOT,
-            env=os.environ | {"BLIP2_MODEL": str(CHECKPOINT), "BLIP2_METRICS_PORT": str(metrics_port)},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        finished = start_and_fail(metrics_port=metrics_port)
         assert service.stop() == 0
-    assert finished.returncode == 1
     message = f"blip2: cannot start: metrics_port {metrics_port} cannot be listened on: in use"
     assert message in finished.stderr
     assert "Traceback" not in finished.stderr

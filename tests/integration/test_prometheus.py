@@ -6,13 +6,11 @@ import json
 import math
 import re
 import shutil
-import subprocess
 import threading
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,18 +20,16 @@ import yaml
 from docarray import DocList
 from jina import Client
 
-from demo.service import Service, free_port
+from demo.service import Program, Service, free_port
 from executor import ImagePrompt, Response
 from tests.deploy.test_compose import DEPLOY
 from tests.deploy.test_deploy import ALERTS, queries, rules
 
-WAIT_S = 120
-POLL_S = 0.1
 NO_GPU = "blip2_device_memory"
 """What is told only where there is CUDA."""
 
 
-class Prometheus:
+class Prometheus(Program):
     """A Prometheus on loopback with the shipped configuration, less its places, and a scrape every half second.
 
     Args:
@@ -50,27 +46,19 @@ class Prometheus:
         file = folder / "prometheus.yml"
         file.write_text(yaml.safe_dump(configuration))
         self.port = free_port()
-        self._log = folder / "prometheus.log"
-        self._command = [command, f"--config.file={file}", f"--storage.tsdb.path={folder / 'data'}"]
-        self._command += [f"--web.listen-address=127.0.0.1:{self.port}"]
+        options = [f"--config.file={file}", f"--storage.tsdb.path={folder / 'data'}"]
+        options += [f"--web.listen-address=127.0.0.1:{self.port}"]
+        super().__init__([command, *options], folder / "prometheus.log")
 
-    def __enter__(self) -> Prometheus:
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
-        try:
-            self.wait_until(self._is_ready)
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.wait(30)
+    def wait_until_ready(self) -> None:
+        self.wait_until(self._is_ready)
 
     def _is_ready(self) -> bool:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/-/ready", timeout=30) as reply:
-            return bool(reply.status == 200)
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/-/ready", timeout=30) as reply:
+                return bool(reply.status == 200)
+        except urllib.error.URLError:  # it starts
+            return False
 
     def ask(self, path: str, **parameters: str) -> Any:
         """The data of an answer, which must be a success."""
@@ -87,18 +75,6 @@ class Prometheus:
         """What a query finds, less what is not a number, such as a quantile of nothing."""
         found = [float(sample["value"][1]) for sample in self.ask("query", query=query)["result"]]
         return [value for value in found if not math.isnan(value)]
-
-    def wait_until(self, condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + WAIT_S
-        while time.monotonic() < deadline:
-            assert self._process.poll() is None, self._log.read_text()
-            try:
-                if condition():
-                    return
-            except urllib.error.URLError:  # it starts
-                pass
-            time.sleep(POLL_S)
-        raise AssertionError(f"not within {WAIT_S} s: {self._log.read_text()[-2000:]}")
 
     def alerts(self) -> dict[str, dict[str, Any]]:
         return {rule["name"]: rule for group in self.ask("rules")["groups"] for rule in group["rules"]}
@@ -141,7 +117,7 @@ def loaded(running, pictures_url) -> Iterator[Prometheus]:
     thread = threading.Thread(target=load)
     thread.start()
     try:
-        prometheus.wait_until(lambda: sum(prometheus.values("rate(blip2_tokens_total[1m])")))
+        prometheus.wait_until(lambda: sum(prometheus.values("rate(blip2_tokens_total[1m])")) > 0)
         yield prometheus
     finally:
         is_over.set()

@@ -11,7 +11,7 @@ from jina.proto import jina_pb2_grpc
 from executor import ImagePrompt, Response
 from executor.server.calls import Allowance
 from tests.integration.inprocess import TIMEOUT_S, HeldService, as_request, hold_service, numbered
-from tests.integration.raw import STREAM, UNARY, outcome
+from tests.support.raw_calls import STREAM, UNARY, outcome
 
 
 @pytest.fixture

@@ -4,18 +4,18 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from docarray import DocList
 from jina import Client, Deployment, Flow
 
-from demo.service import CHECKPOINT, ROOT, Service, free_port
+from demo.service import CHECKPOINT, ROOT, SERVE, Service, free_port
 from executor import Blip2Executor, ImagePrompt, Response
-
-pytestmark = pytest.mark.forks
+from tests.support.starting import Finished, start_and_fail
 
 CONFIG = str(ROOT / "config.yml")
 
@@ -35,6 +35,7 @@ def ask(port: int, picture: bytes) -> str:
     ],
     ids=["config.yml", "class", "without gateway", "flow"],
 )
+@pytest.mark.forks
 @pytest.mark.usefixtures("demo_environment")
 def test_python_starts_the_service(start: Callable[[int], AbstractContextManager[object]], two_cats):
     port = free_port()
@@ -42,6 +43,7 @@ def test_python_starts_the_service(start: Callable[[int], AbstractContextManager
         assert ask(port, two_cats) == "two"
 
 
+@pytest.mark.forks
 def test_uses_with_and_uses_dynamic_batching_override_config_yml(two_cats, monkeypatch):
     monkeypatch.delenv("BLIP2_MODEL", raising=False)
     port = free_port()
@@ -62,16 +64,17 @@ def test_uses_with_and_uses_dynamic_batching_override_config_yml(two_cats, monke
 def test_python_dash_m_starts_the_service_and_sigterm_ends_it_with_status_0(tmp_path, two_cats):
     with Service(log=tmp_path / "log") as service:
         assert ask(service.port, two_cats) == "two"
+        group = service.process.pid
+        assert Path(f"/proc/{group}/task/{group}/children").read_text().split() == []  # it is one process
         assert service.stop() == 0
+    with pytest.raises(ProcessLookupError):
+        os.killpg(group, 0)
 
 
 def test_the_jina_command_line_starts_the_service_from_anywhere(tmp_path, two_cats, monkeypatch):
     monkeypatch.chdir(tmp_path)
     jina = Path(sys.executable).with_name("jina")
-    monkeypatch.setattr(
-        "demo.service.command", lambda port: [str(jina), "executor", "--uses", CONFIG, "--port", str(port)]
-    )
-    with Service(log=tmp_path / "log") as service:
+    with Service(log=tmp_path / "log", command=[str(jina), "executor", "--uses", CONFIG]) as service:
         assert ask(service.port, two_cats) == "two"
 
 
@@ -82,20 +85,44 @@ def test_health_is_told_by_the_check_of_the_container(service):
 
 
 @pytest.mark.parametrize(
-    ("environment", "arguments", "message"),
+    ("settings", "arguments", "message"),
     [
-        ({"BLIP2_DEVICE": "cuda:99"}, [], "setting 'device' is 'cuda:99', but this machine shows"),
-        ({"BLIP2_DTYPE": "int8"}, [], "setting 'dtype' (from BLIP2_DTYPE) is 'int8'"),
-        ({"BLIP2_MODEL": "./nowhere"}, [], "there is no such directory"),
-        ({"BLIP2_MODEL": "tests"}, [], "model 'tests' is a directory without config.json"),
-        ({"BLIP2_NUM_BEAMS": "99"}, [], "setting 'num_beams' (from BLIP2_NUM_BEAMS) is '99'"),
+        ({"device": "cuda:99"}, [], "setting 'device' is 'cuda:99', but this machine shows"),
+        ({"dtype": "int8"}, [], "setting 'dtype' (from BLIP2_DTYPE) is 'int8'"),
+        ({"model": "./nowhere"}, [], "there is no such directory"),
+        ({"model": "tests"}, [], "model 'tests' is a directory without config.json"),
+        ({"num_beams": "99"}, [], "setting 'num_beams' (from BLIP2_NUM_BEAMS) is '99'"),
         ({}, ["--config", "nowhere.yml"], "there is no configuration file nowhere.yml"),
-        ({"HOME": "/proc/nowhere"}, [], "/proc/nowhere cannot be made"),
     ],
-    ids=["device", "dtype", "model", "no checkpoint", "setting", "config", "home"],
+    ids=["device", "dtype", "model", "no checkpoint", "setting", "config"],
 )
-def test_a_mistake_at_start_ends_with_one_clear_line(environment, arguments, message):
-    finished = start_and_fail(arguments, {"BLIP2_MODEL": str(CHECKPOINT)} | environment)
+def test_a_mistake_at_start_ends_with_one_clear_line(settings, arguments, message):
+    assert_one_clear_line(start_and_fail(*arguments, **settings), message)
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"BLIP2_MODEL": "tests"}, "model 'tests' is a directory without config.json"),
+        ({"HOME": "/proc/nowhere"}, "/proc/nowhere cannot be made"),
+    ],
+    ids=["no checkpoint", "home"],
+)
+def test_the_command_ends_with_that_line_and_status_1(environment, message):
+    finished = subprocess.run(
+        [*SERVE, "--port", str(free_port())],
+        cwd=ROOT,
+        env=os.environ | {"BLIP2_MODEL": str(CHECKPOINT)} | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert_one_clear_line(Finished(finished.returncode, finished.stdout, finished.stderr), message)
+
+
+def assert_one_clear_line(finished: Finished, message: str) -> None:
+    assert finished.status == 1
     (said,) = finished.stderr.splitlines()
     assert said.startswith("blip2: cannot start: ")
     assert message in said
@@ -106,7 +133,7 @@ def test_a_mistake_at_start_ends_with_one_clear_line(environment, arguments, mes
 def test_a_model_that_may_not_be_read_is_said(unreadable, tmp_path):
     model = Path(shutil.copytree(CHECKPOINT, tmp_path / "model"))
     (model / unreadable).chmod(0)
-    finished = start_and_fail([], {"BLIP2_MODEL": str(model)}, unprivileged())
+    finished = start_and_fail(before=unprivileged(), model=model)
     (model / unreadable).chmod(0o700)
     (said,) = finished.stderr.splitlines()
     assert said.startswith(f"blip2: cannot start: checkpoint '{model}' cannot be read: Permission denied for ")
@@ -125,31 +152,15 @@ def unprivileged() -> list[str]:
 
 
 def test_a_port_in_use_is_said(service):
-    finished = start_and_fail(["--port", str(service.port)], {"BLIP2_MODEL": str(CHECKPOINT)})
+    finished = start_and_fail("--port", str(service.port))
     assert f"blip2: cannot start: port {service.port} is in use" in finished.stderr
-
-
-def start_and_fail(
-    arguments: list[str], environment: dict[str, str], before: Sequence[str] = ()
-) -> subprocess.CompletedProcess[str]:
-    arguments = arguments if "--port" in arguments else ["--port", str(free_port()), *arguments]
-    finished = subprocess.run(
-        [*before, sys.executable, "-m", "executor", *arguments],
-        cwd=ROOT,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert finished.returncode == 1
-    return finished
 
 
 @pytest.mark.parametrize("name", ["health_port", "metrics_port"])
 def test_a_port_that_is_grpcs_is_said_before_the_model_is_loaded(name):
     port = free_port()
-    finished = start_and_fail(["--port", str(port)], {"BLIP2_MODEL": "nowhere", f"BLIP2_{name.upper()}": str(port)})
+    settings: dict[str, Any] = {"model": "nowhere", name: port}
+    finished = start_and_fail("--port", str(port), **settings)
     assert finished.stderr == f"blip2: cannot start: {name} {port} is the port of gRPC; choose another\n"
 
 
@@ -161,6 +172,6 @@ def test_a_port_that_is_grpcs_is_said_before_the_model_is_loaded(name):
 def test_a_configuration_that_cannot_be_read_is_said(tmp_path, text):
     config = tmp_path / "config.yml"
     config.write_text(text)
-    finished = start_and_fail(["--config", str(config)], {"BLIP2_MODEL": str(CHECKPOINT)})
+    finished = start_and_fail("--config", str(config))
     assert f"blip2: cannot start: {config} cannot be read" in finished.stderr
     assert "Traceback" not in finished.stderr

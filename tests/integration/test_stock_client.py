@@ -2,61 +2,20 @@
 
 import asyncio
 import sys
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 from docarray import DocList
 from jina import Client, Deployment, Flow
 
-from demo.service import ROOT, Service, free_port
+from demo.service import ROOT, SERVE, Service, free_port
 from executor import Blip2Executor, ImagePrompt, Response
-
-pytestmark = pytest.mark.forks
+from tests.support.held_picture import HeldPicture
 
 TIMEOUT_S = 60
 CONFIG = str(ROOT / "config.yml")
-
-
-class HeldPicture:
-    """Pictures on loopback HTTP that come when the test lets them."""
-
-    def __init__(self, picture: bytes) -> None:
-        let = self.let = threading.Event()
-        asked = self.asked = threading.Semaphore(0)
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                asked.release()
-                let.wait(TIMEOUT_S)
-                self.send_response(200)
-                self.end_headers()
-                self.wfile.write(picture)
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        self.let.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-@pytest.fixture
-def held_picture(two_cats: bytes) -> Iterator[HeldPicture]:
-    held = HeldPicture(two_cats)
-    yield held
-    held.close()
 
 
 async def all_of(replies: AsyncIterator[DocList[Response]]) -> list[Response]:
@@ -95,6 +54,7 @@ def check(port: int, picture: bytes, held: HeldPicture) -> None:
     ],
     ids=["config.yml", "class", "flow", "without gateway"],
 )
+@pytest.mark.forks
 @pytest.mark.usefixtures("demo_environment")
 def test_documents_meet_and_answers_keep_their_order_in_python(
     start: Callable[[int], AbstractContextManager[object]], two_cats, held_picture
@@ -107,14 +67,11 @@ def test_documents_meet_and_answers_keep_their_order_in_python(
 @pytest.mark.parametrize(
     "command",
     [
-        [sys.executable, "-m", "executor"],
+        SERVE,
         [str(Path(sys.executable).with_name("jina")), "executor", "--uses", CONFIG],
     ],
     ids=["python -m executor", "jina executor"],
 )
-def test_documents_meet_and_answers_keep_their_order_from_the_command_line(
-    command, two_cats, held_picture, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("demo.service.command", lambda port: [*command, "--port", str(port)])
-    with Service(log=tmp_path / "log", allowed_hosts="127.0.0.1") as service:
+def test_documents_meet_and_answers_keep_their_order_from_the_command_line(command, two_cats, held_picture, tmp_path):
+    with Service(log=tmp_path / "log", command=command, allowed_hosts="127.0.0.1") as service:
         check(service.port, two_cats, held_picture)

@@ -14,11 +14,11 @@ from docarray import DocList
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from jina.proto import jina_pb2_grpc
 
-from demo.service import ROOT, Service, free_port
+from demo.service import ROOT, Service, serves
 from executor import Response
 from tests.integration.inprocess import TIMEOUT_S, HeldService, as_request, hold_service, numbered
-from tests.integration.test_starting import start_and_fail
 from tests.support.certificates import Authority, replace
+from tests.support.starting import start_and_fail
 
 STOCK_CLIENT = """
 import sys
@@ -141,12 +141,7 @@ class SecuredService(Service):
         self._credentials = grpc.ssl_channel_credentials(authority.pem)
 
     def is_ready(self) -> bool:
-        with grpc.secure_channel(f"127.0.0.1:{self.port}", self._credentials) as channel:
-            try:
-                reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=1)
-            except grpc.RpcError:
-                return False
-        return reply.status == health_pb2.HealthCheckResponse.SERVING
+        return serves(f"127.0.0.1:{self.port}", credentials=self._credentials)
 
 
 def test_python_dash_m_serves_tls_to_the_stock_client(tmp_path, authority, files, two_cats):
@@ -173,14 +168,14 @@ def test_python_dash_m_serves_tls_to_the_stock_client(tmp_path, authority, files
 @pytest.mark.parametrize("fault", ["no key is set", "another key"])
 def test_bad_files_end_the_start_with_one_line_and_status_1(authority, files, tmp_path, tiny_t5, fault):
     cert, key = files
-    environment = {"BLIP2_MODEL": str(tiny_t5), "BLIP2_TLS_CERT": str(cert), "BLIP2_TLS_KEY": str(key)}
+    settings = {"model": tiny_t5, "tls_cert": cert, "tls_key": key}
     message = "tls_cert and tls_key are set together"
     if fault == "no key is set":
-        del environment["BLIP2_TLS_KEY"]
+        del settings["tls_key"]
     else:
         replace(key, Authority(tmp_path, "other").issue()[1])
         message = f"TLS: tls_key {key} does not fit tls_cert {cert}"
-    finished = start_and_fail(["--port", str(free_port())], environment)
+    finished = start_and_fail(**settings)
     (line,) = [line for line in finished.stderr.splitlines() if line.startswith("blip2: cannot start: ")]
     assert message in line
     assert "Traceback" not in finished.stderr

@@ -18,8 +18,8 @@ from benchmarks.collector import Collector
 from demo.service import Service, free_port
 from executor import ImagePrompt, Response
 from tests.integration.inprocess import TIMEOUT_S, hold_service, numbered
-from tests.integration.raw import UNARY, outcome
 from tests.integration.test_load import answers, call
+from tests.support.raw_calls import UNARY, outcome
 
 QUESTION = "how many cats are there?"
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

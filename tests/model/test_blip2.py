@@ -1,10 +1,7 @@
 """The model against transformers' own `Blip2Processor` and `generate`, called one picture at a time."""
 
 import functools
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +10,10 @@ import torch
 from PIL import Image
 from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
-from demo.service import CHECKPOINT, ROOT
+from demo.service import CHECKPOINT
 from executor.checkpoints import loading
 from executor.errors import ErrorCode, RequestError
-from executor.model.blip2 import Blip2Model
+from executor.model.blip2 import Blip2Model, use_threads
 from executor.model.vision import normalised_levels
 from executor.questions.options import GenerationOptions
 
@@ -152,10 +149,16 @@ def test_on_cuda_the_default_is_float16_and_answers_are_those_of_the_cpu(tiny, m
 
 
 @pytest.mark.parametrize(("asked", "environment", "threads"), [(0, None, 3), (0, "1", 1), (2, "1", 2)])
-def test_threads_are_those_asked_for_else_of_the_environment_else_one_per_core(asked, environment, threads):
-    program = f"from executor.model.blip2 import use_threads; print(use_threads({asked}, cores=3))"
-    variables = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    if environment is not None:
-        variables["OMP_NUM_THREADS"] = environment
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=variables, capture_output=True, check=True)
-    assert int(done.stdout) == threads
+def test_threads_are_those_asked_for_else_of_the_environment_else_one_per_core(
+    asked, environment, threads, monkeypatch
+):
+    if environment is None:
+        monkeypatch.delenv("OMP_NUM_THREADS")
+    else:
+        monkeypatch.setenv("OMP_NUM_THREADS", environment)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)  # as PyTorch does where the environment says so
+        assert use_threads(asked, cores=3) == torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)

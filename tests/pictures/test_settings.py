@@ -1,17 +1,17 @@
 """The settings that concern pictures: from config.yml, from the environment, refused at start."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from demo.service import ROOT
 from executor.errors import StartupError
 from executor.pictures.loader import ImageLimits
 from executor.settings import Settings
 
-CONFIG = Path(__file__).parents[2] / "config.yml"
+CONFIG = ROOT / "config.yml"
 
 
 def limits(**configured: Any) -> ImageLimits:

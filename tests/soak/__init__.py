@@ -1,1 +1,1 @@
-"""The service under a mixed load, faults and restarts for as long as one likes: `python -m tests.soak --minutes 30`."""
+"""What becomes of the service in minutes under load: `python -m tests.soak`. The tests here are short runs of it."""

@@ -16,8 +16,8 @@ from typing import Any
 import grpc
 from jina.proto import jina_pb2
 
-from .lives import Lives
-from .questions import Failed, Item, decode, encode
+from tests.soak.lives import Lives
+from tests.soak.questions import Failed, Item, decode, encode
 
 _GIVE_UP_S = 120
 _UNARY = "/jina.JinaSingleDataRequestRPC/process_single_data"

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import grpc
 
-from .clients import Client
-from .questions import Item, Questions, encode
+from tests.soak.clients import Client
+from tests.soak.questions import Item, Questions, encode
 
 
 class Habits:

@@ -141,7 +141,6 @@ class Lives:
 
     async def _live(self, life: Life) -> None:
         process = self._service.process
-        assert process is not None
         for _ in range(max(1, round(life.seconds / self._sample_s))):
             await asyncio.sleep(self._sample_s)
             if process.poll() is not None:
@@ -150,11 +149,10 @@ class Lives:
             life.samples.append(Sample.of(process.pid))
 
     async def _end(self, life: Life) -> None:
-        process = self._service.process
-        if life.status is not None or process is None:
+        if life.status is not None:
             return
         if life.end is signal.SIGKILL:
             self.was_killed = True
-            process.kill()
+            self._service.process.kill()
         self._is_closing = True
         life.status = await asyncio.to_thread(self._service.stop, _LONGEST_END_S)

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import os
 import select
-import signal
-import subprocess
 import sys
-import threading
-from contextlib import suppress
+import tempfile
 from pathlib import Path
-from types import TracebackType
 
-from demo.service import CHECKPOINT, ROOT, free_port
+from demo.service import CHECKPOINT, Program, as_environment, free_port
 
 TIMEOUT_S = 120.0
 
 
-class Running:
+class Running(Program):
     """The program, serving. All that it has started ends with this object, whatever happens.
 
     Args:
@@ -28,45 +24,20 @@ class Running:
 
     def __init__(self, how: str, uses: Path | None = None, **settings: object) -> None:
         self.port = free_port()
-        self.log: list[str] = []
-        self._more = threading.Condition()
-        self._is_silent = False
-        environment = {"model": CHECKPOINT, "allowed_hosts": "127.0.0.1", "fetch_timeout_s": 120, **settings}
-        self.process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "tests.integration.topologies.program"),
-                *(how, str(self.port), *([str(uses)] if uses else [])),
-            ],
-            cwd=ROOT,
-            env=os.environ
-            | {"COLUMNS": "200"}  # of the log
-            | {f"BLIP2_{name.upper()}": str(value) for name, value in environment.items()},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
+        self._folder = tempfile.TemporaryDirectory()
+        program = [sys.executable, "-m", "tests.integration.topologies.program", how, str(self.port)]
+        environment = as_environment(
+            **{"model": CHECKPOINT, "allowed_hosts": "127.0.0.1", "fetch_timeout_s": 120, **settings}
         )
-        threading.Thread(target=self._read, daemon=True).start()
+        log = Path(self._folder.name, "log")
+        super().__init__([*program, *([str(uses)] if uses else [])], log, COLUMNS="200", **environment)
 
-    def __enter__(self) -> Running:
-        try:
-            self.wait_until_said("ready")
-        except BaseException:
-            self.kill_all()
-            raise
-        return self
+    def wait_until_ready(self) -> None:
+        self.wait_until_said("ready")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.kill_all()
-
-    def wait_until_said(self, line: str) -> None:
-        with self._more:
-            self._more.wait_for(lambda: line in self.log or self._is_silent, TIMEOUT_S)
-            if line not in self.log:
-                raise RuntimeError("\n".join(self.log)[-3000:])
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        self._folder.cleanup()
 
     def leave(self) -> None:
         """Has the program leave its `with` block."""
@@ -81,21 +52,6 @@ class Running:
     def server(self, number: int) -> int:
         """The process that serves, of the n-th keeper."""
         return children(self.keepers()[number])[0]
-
-    def kill_all(self) -> None:
-        with suppress(ProcessLookupError):  # nobody is left
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with self._more:
-                self.log.append(line.strip())
-                self._more.notify_all()
-        with self._more:
-            self._is_silent = True
-            self._more.notify_all()
 
 
 class Ends:

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from tests.soak.lives import Life, Sample
-from tests.soak.soak import cut_calls, soak
+from tests.soak.service import cut_calls, soak
 
 
 def test_nothing_is_lost_or_wrong_under_load_faults_and_restarts(tmp_path):

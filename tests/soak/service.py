@@ -6,7 +6,6 @@ import json
 import random
 import re
 import secrets
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -18,12 +17,11 @@ from typing import Any
 import grpc
 
 from demo.service import ROOT, Service, free_port
+from tests.soak.clients import NOT_SENT, Client, Tally, Tokens
+from tests.soak.habits import Habits
+from tests.soak.lives import Life, Lives
+from tests.soak.questions import Questions, encode
 from tests.support.hostile import Answer, Request, respond, response, serving
-
-from .clients import NOT_SENT, Client, Tally, Tokens
-from .habits import Habits
-from .lives import Life, Lives
-from .questions import Questions, encode
 
 _TIME = re.compile(r"\[\d+/\d+/\d+ [\d:]+\]")
 _MAX_MESSAGE_MB = 16
@@ -92,7 +90,7 @@ async def soak(
     """
     begun = time.monotonic()
     questions = await asyncio.to_thread(Questions, pictures)
-    tally, tokens, port = Tally(), Tokens(folder / "tokens"), _port()
+    tally, tokens, port = Tally(), Tokens(folder / "tokens"), free_port()
     logs = iter(range(len(lives)))
 
     def start() -> Service:
@@ -254,16 +252,3 @@ async def _picture_servers(pictures: Sequence[bytes]) -> AsyncIterator[Mapping[s
     async with AsyncExitStack() as stack:
         servers = {name: await stack.enter_async_context(serving(answer)) for name, answer in answers.items()}
         yield {name: server.url for name, server in servers.items()} | {"dead": "http://127.0.0.1:1"}
-
-
-def _port() -> int:
-    """One that no outgoing connection gets while the service is down, which `free_port`'s may be."""
-    for port in random.sample(range(20_000, 32_000), 100):
-        if _is_free(port):
-            return port
-    return free_port()
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
