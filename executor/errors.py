@@ -1,6 +1,6 @@
 """Every error that a client can see, and the one that an operator sees at start.
 
-Inside the service a fault of one document is a `RequestError`, raised once, where the cause is known. At the edge it
+Inside the service a fault of one document is a `DocumentError`, raised once, where the cause is known. At the edge it
 becomes the text of `Response.error`: `CODE: what is wrong and what to do`. Nothing else about the server reaches a
 client: no path, no traceback, no exception class.
 """
@@ -39,7 +39,7 @@ class ErrorCode(str, Enum):
     INTERNAL = "INTERNAL"
 
 
-class RequestError(Exception):
+class DocumentError(Exception):
     """Says what is wrong with one document. `str()` of it is what the client reads.
 
     Args:
@@ -54,3 +54,8 @@ class RequestError(Exception):
 
 class StartupError(Exception):
     """Says why the service cannot start as configured. The message names the setting and what to do."""
+
+
+def shutting_down() -> DocumentError:
+    """Returns what a document is told that comes while the service ends."""
+    return DocumentError(ErrorCode.OVERLOADED, "the service is shutting down; try again elsewhere.")

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode
 from executor.model.engine import Question, batch_key
 from executor.pictures.loader import ImageLoader, RequestImages
 from executor.questions import templates
@@ -58,7 +58,7 @@ class Answer:
     """Holds the answer to one `Query`: either `text`, or the `error` that is this document's alone."""
 
     text: str = ""
-    error: RequestError | None = None
+    error: DocumentError | None = None
 
 
 class AnswerEngine(Protocol):
@@ -144,7 +144,7 @@ class Service:
         try:
             with self._admission.request(sum(query.size for query in queries)):
                 await self._answer_all(queries, parameters or {}, task, answers)
-        except RequestError as error:
+        except DocumentError as error:
             self._observer.documents_refused(len(queries))
             for answer in answers:
                 answer.error = error
@@ -163,11 +163,11 @@ class Service:
         """Surrounds one request of a call that brings several, in a task of its own."""
         return self._observer.request(request_ids.next_of_stream())
 
-    def request_failed(self, failure: RequestError) -> None:
+    def request_failed(self, failure: DocumentError) -> None:
         """Notes that a request has failed as a whole."""
         self._observer.request_failed(failure.code)
 
-    def unexpected(self, error: BaseException | None, what: str) -> RequestError:
+    def unexpected(self, error: BaseException | None, what: str) -> DocumentError:
         """Logs an error that nobody foresaw, and returns what the client reads: a reference to the log.
 
         Args:
@@ -176,7 +176,7 @@ class Service:
         reference = uuid.uuid4().hex[:12]
         self._log.error(f"unexpected error, reference {reference}", exc_info=error)
         message = f"the service failed on this {what}; report reference {reference} to its operator."
-        return RequestError(ErrorCode.INTERNAL, message)
+        return DocumentError(ErrorCode.INTERNAL, message)
 
     def report_to(
         self, metrics: Metrics, load_s: float, calls: Callable[[], int], draining: Callable[[], bool]
@@ -244,7 +244,7 @@ class Service:
                 with self._admission.document():
                     answer.text = await self._answer(query, parameters, task, defaults, images)
             return None
-        except RequestError as error:
+        except DocumentError as error:
             answer.error = error
         except Exception as error:  # noqa: BLE001 - whatever it is, it is logged and this document's
             answer.error = self.unexpected(error, "document")
@@ -254,7 +254,7 @@ class Service:
         self, query: Query, parameters: Mapping[str, Any], task: Task, defaults: Generation, images: RequestImages
     ) -> str:
         if query.fault is not None:
-            raise RequestError(ErrorCode.INVALID_DOCUMENT, f"{query.fault}.")
+            raise DocumentError(ErrorCode.INVALID_DOCUMENT, f"{query.fault}.")
         with self._batcher.announced():
             template, options = defaults.merged(parameters, query.options)
             prompt = task.default_prompt if query.prompt is None else query.prompt

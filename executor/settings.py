@@ -15,7 +15,7 @@ from pydantic import Field, SecretStr, ValidationError, create_model, field_vali
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
-from executor.errors import RequestError, StartupError
+from executor.errors import DocumentError, StartupError
 from executor.pictures.addresses import AddressPolicy
 from executor.pictures.limits import PILLOW_MAX_PIXELS, ImageLimits
 from executor.pictures.local_files import LocalFiles
@@ -284,7 +284,7 @@ class Settings(_GenerationDefaults):
     def _options_agree(self) -> "Settings":
         try:
             self.generation()
-        except RequestError as error:
+        except DocumentError as error:
             raise ValueError(str(error).partition(": ")[2]) from None
         return self
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode
 from executor.model.engine import Question
 from executor.questions.tasks import VQA, Task
 from executor.scheduling.dynamic_batching import BatchingOptions
@@ -175,7 +175,7 @@ def test_the_loss_of_the_device_is_told_to_whoever_runs_the_process(service, eng
     service.on_device_lost = lambda: told.append(True)
 
     def lose(batch: object) -> list[str]:
-        raise RequestError(ErrorCode.DEVICE_LOST, "gone")
+        raise DocumentError(ErrorCode.DEVICE_LOST, "gone")
 
     lost = Echo()
     lost.run = lose  # type: ignore[method-assign]

@@ -8,7 +8,7 @@ from typing import Any
 from docarray import DocList
 from jina import requests
 
-from executor.errors import RequestError
+from executor.errors import DocumentError
 from executor.questions.options import OPTION_NAMES
 from executor.questions.tasks import TASKS, Task
 from executor.schemas import ImagePrompt, Response, UnreadablePrompt
@@ -66,5 +66,5 @@ def _response(doc: ImagePrompt, answer: Answer) -> Response:
     return Response(id=doc.id, answer=answer.text, error=_text(answer.error))
 
 
-def _text(error: RequestError | None) -> str:
+def _text(error: DocumentError | None) -> str:
     return "" if error is None else str(error)

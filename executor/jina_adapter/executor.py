@@ -10,7 +10,7 @@ from typing import Any, Literal
 from google.protobuf.message import DecodeError
 from jina import Executor
 
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode
 from executor.jina_adapter import endpoints, mends
 from executor.jina_adapter.signature import keywords_from_settings
 from executor.scheduling.dynamic_batching import BatchingOptions
@@ -121,9 +121,9 @@ class Blip2Executor(Executor):
         """Finishes the batch that runs, and frees what the service holds."""
         self._service.close()
 
-    def _failure(self, error: BaseException | None) -> RequestError:
+    def _failure(self, error: BaseException | None) -> DocumentError:
         if isinstance(error, ValueError) and "Fail to serialize" in str(error):  # protobuf's, of NaN and infinity
-            return RequestError(ErrorCode.INVALID_OPTIONS, "a number in 'parameters' is not finite.")
+            return DocumentError(ErrorCode.INVALID_OPTIONS, "a number in 'parameters' is not finite.")
         if isinstance(error, DecodeError):
-            return RequestError(ErrorCode.INVALID_DOCUMENT, "the request's documents cannot be read.")
+            return DocumentError(ErrorCode.INVALID_DOCUMENT, "the request's documents cannot be read.")
         return self._service.unexpected(error, "request")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from executor.checkpoints.loading import Checkpoint
-from executor.errors import ErrorCode, RequestError, StartupError
+from executor.errors import DocumentError, ErrorCode, StartupError
 from executor.model.buffers import PromptBatch
 from executor.model.graphs import Capture
 from executor.model.language import language_model_of
@@ -91,13 +91,13 @@ class Blip2Model:
         which may be another than `generate`'s.
 
         Raises:
-            RequestError: `PROMPT_TOO_LONG`, where there are more than `max_prompt_tokens`.
+            DocumentError: `PROMPT_TOO_LONG`, where there are more than `max_prompt_tokens`.
         """
         token_ids: list[int] = []
         if len(prompt) <= self.max_prompt_tokens * _LONGEST_PIECE:
             token_ids = self._tokenizer(prompt, split_special_tokens=True).input_ids
         if not 0 < len(token_ids) <= self.max_prompt_tokens:
-            raise RequestError(
+            raise DocumentError(
                 ErrorCode.PROMPT_TOO_LONG,
                 f"the prompt has more than {self.max_prompt_tokens} tokens (max_prompt_tokens); send a shorter one.",
             )
@@ -179,7 +179,7 @@ class Blip2Model:
             One answer per row, without special tokens and surrounding white space.
 
         Raises:
-            RequestError: `MODEL_FAILED`, where the scores of any row are not finite.
+            DocumentError: `MODEL_FAILED`, where the scores of any row are not finite.
         """
         stopwatch = stopwatch or Stopwatch(self.device)
         tokens = self._language_model.generate(

@@ -1,7 +1,7 @@
 """A batch of questions on its way to its answers: the host's part, then the device's.
 
 Knows the model and the cache of features; knows nothing of requests or of queues. What can go wrong with a device
-becomes a `RequestError` here.
+becomes a `DocumentError` here.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode
 from executor.model.blip2 import Blip2Model
 from executor.model.buffers import PromptBatch
 from executor.model.feature_cache import FeatureCache, content_key
@@ -101,7 +101,7 @@ class Engine:
         """Returns the token ids of a prompt. One thread at a time, beside `run`'s.
 
         Raises:
-            RequestError: `PROMPT_TOO_LONG`.
+            DocumentError: `PROMPT_TOO_LONG`.
         """
         return self._model.tokenize(prompt)
 
@@ -112,7 +112,7 @@ class Engine:
             questions: with equal `batch_key`.
 
         Raises:
-            RequestError: as `run`.
+            DocumentError: as `run`.
         """
         return self._guard(self._collate, questions)
 
@@ -120,7 +120,7 @@ class Engine:
         """Does the device's part: returns one answer per question. Always on the same thread.
 
         Raises:
-            RequestError: `OUT_OF_MEMORY`, after which a smaller batch may succeed once `recover` was called;
+            DocumentError: `OUT_OF_MEMORY`, after which a smaller batch may succeed once `recover` was called;
                 `MODEL_FAILED`, after which the others of the batch may; `DEVICE_LOST`, after which nothing will.
         """
         return self._guard(self._run, batch)
@@ -131,7 +131,7 @@ class Engine:
         Args:
             error: what `collate` or `run` raised.
         """
-        if isinstance(error, RequestError) and error.code is ErrorCode.OUT_OF_MEMORY:
+        if isinstance(error, DocumentError) and error.code is ErrorCode.OUT_OF_MEMORY:
             self._feature_cache.clear()
             if self._model.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -181,11 +181,11 @@ class Engine:
             return work(on)
         except Exception as error:
             if _is_lost(self._model.device):
-                raise RequestError(ErrorCode.DEVICE_LOST, "the device failed; try again elsewhere.") from error
+                raise DocumentError(ErrorCode.DEVICE_LOST, "the device failed; try again elsewhere.") from error
             if not _is_out_of_memory(error):
                 raise
         # Only here are the exception and, with its frames, the tensors of the failed attempt gone.
-        raise RequestError(
+        raise DocumentError(
             ErrorCode.OUT_OF_MEMORY,
             "the device's memory is too small for this document; ask for fewer beams or tokens, or try later.",
         )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor
 
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode
 
 
 class FiniteScores(LogitsProcessor):
@@ -33,10 +33,10 @@ class FiniteScores(LogitsProcessor):
         """Checks, after the last step, that all scores were finite. It waits for the device.
 
         Raises:
-            RequestError: `MODEL_FAILED`, where any row's scores were not finite.
+            DocumentError: `MODEL_FAILED`, where any row's scores were not finite.
         """
         if self._is_broken is not None and self._is_broken.any():
-            raise RequestError(
+            raise DocumentError(
                 ErrorCode.MODEL_FAILED,
                 "the model's numbers overflowed on this document; ask about another picture, or have the service run "
                 "in bfloat16 or float32 (dtype).",

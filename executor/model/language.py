@@ -49,7 +49,7 @@ class LanguageModel(Protocol):
             start token.
 
         Raises:
-            RequestError: `MODEL_FAILED`, where the scores of any row are not finite.
+            DocumentError: `MODEL_FAILED`, where the scores of any row are not finite.
         """
 
     def capture(self, shapes: Shapes, num_query_tokens: int, capture: Capture) -> Iterator[None]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from yarl import URL
 
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -115,19 +115,19 @@ class AddressPolicy:
         """Refuses what can be refused without looking the name up, and every address that is written out.
 
         Raises:
-            RequestError: `UNSUPPORTED_SCHEME`, `INVALID_URL` or `ADDRESS_NOT_ALLOWED`.
+            DocumentError: `UNSUPPORTED_SCHEME`, `INVALID_URL` or `ADDRESS_NOT_ALLOWED`.
         """
         if url.scheme not in _SCHEMES:
-            raise RequestError(
+            raise DocumentError(
                 ErrorCode.UNSUPPORTED_SCHEME, "only http:// and https:// URLs are fetched, also after a redirect."
             )
         if url.raw_user is not None or url.raw_password is not None:
-            raise RequestError(
+            raise DocumentError(
                 ErrorCode.INVALID_URL, "the image URL holds a user name or password; none is ever sent, remove it."
             )
         host, port = url.raw_host, url.port
         if not host or not port:
-            raise RequestError(ErrorCode.INVALID_URL, "the image URL has no valid host and port; correct it.")
+            raise DocumentError(ErrorCode.INVALID_URL, "the image URL has no valid host and port; correct it.")
         if ":" in host or _ends_in_number(host):
             address = _literal(host)
             if address is None:
@@ -137,7 +137,7 @@ class AddressPolicy:
             return
         name = _canonical_name(host)
         if name is None:
-            raise RequestError(ErrorCode.INVALID_URL, "the host name in the image URL is not valid; correct it.")
+            raise DocumentError(ErrorCode.INVALID_URL, "the host name in the image URL is not valid; correct it.")
         may_be_allowed = any(
             entry.means_name(name, port) or (entry.network is not None and entry.port in (None, port))
             for entry in self._allowed
@@ -154,7 +154,7 @@ class AddressPolicy:
             address: as a resolver writes it.
 
         Raises:
-            RequestError: `ADDRESS_NOT_ALLOWED`.
+            DocumentError: `ADDRESS_NOT_ALLOWED`.
         """
         canonical = _canonical_name(name)
         if canonical is not None and any(entry.means_name(canonical, port) for entry in self._allowed):
@@ -204,9 +204,9 @@ def _canonical_name(host: str | None) -> str | None:
     return name if _NAME.fullmatch(name) else None
 
 
-def _not_allowed(hint: str = "") -> RequestError:
+def _not_allowed(hint: str = "") -> DocumentError:
     advice = hint or "send the picture in 'img_bytes' or ask the operator to allow it"
-    return RequestError(
+    return DocumentError(
         ErrorCode.ADDRESS_NOT_ALLOWED,
         f"pictures are fetched from public addresses on ports 80 and 443 and from allowed_hosts only; {advice}.",
     )

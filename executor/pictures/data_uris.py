@@ -8,7 +8,7 @@ import binascii
 from collections.abc import Iterator
 from urllib.parse import unquote_to_bytes
 
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode
 
 _STEP = 64 * 1024
 _WHITE_SPACE = b" \t\n\f\r"
@@ -27,11 +27,11 @@ def decode(uri: str, max_bytes: int) -> bytes:
         The bytes. More than `max_bytes` of them tell only that there are too many.
 
     Raises:
-        RequestError: `NOT_AN_IMAGE` where the URI is malformed.
+        DocumentError: `NOT_AN_IMAGE` where the URI is malformed.
     """
     header, comma, payload = uri.partition(",")
     if not comma:
-        raise RequestError(ErrorCode.NOT_AN_IMAGE, "the data: URI has no comma; write data:image/png;base64,...")
+        raise DocumentError(ErrorCode.NOT_AN_IMAGE, "the data: URI has no comma; write data:image/png;base64,...")
     is_base64 = header.replace(" ", "").lower().endswith(";base64")
     encoded = bytearray()
     for piece in _unquoted(payload):
@@ -43,7 +43,7 @@ def decode(uri: str, max_bytes: int) -> bytes:
     try:
         return base64.b64decode(encoded + b"=" * (-len(encoded) % 4), validate=True)
     except binascii.Error:
-        raise RequestError(ErrorCode.NOT_AN_IMAGE, "the data: URI is not valid base64.") from None
+        raise DocumentError(ErrorCode.NOT_AN_IMAGE, "the data: URI is not valid base64.") from None
 
 
 def _unquoted(text: str) -> Iterator[bytes]:

@@ -25,7 +25,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode
 from executor.pictures.bombs import BombError, BoundedFile, check_scans, check_tiff
 from executor.pictures.limits import ImageLimits
 
@@ -89,11 +89,11 @@ class Decoder:
             uint8 tensor of shape (3, height, width), RGB, contiguous, on the CPU.
 
         Raises:
-            RequestError: `NOT_AN_IMAGE`, `TOO_MANY_PIXELS` or `CORRUPT_IMAGE`.
+            DocumentError: `NOT_AN_IMAGE`, `TOO_MANY_PIXELS` or `CORRUPT_IMAGE`.
         """
         kind = picture_format(data)
         if kind is None:
-            raise RequestError(
+            raise DocumentError(
                 ErrorCode.NOT_AN_IMAGE,
                 f"what was sent or fetched is not a picture; send one of {', '.join(FORMATS)}.",
             )
@@ -108,11 +108,13 @@ class Decoder:
         except Image.DecompressionBombError:
             raise self._too_many_pixels() from None
         except BombError:
-            raise RequestError(
+            raise DocumentError(
                 ErrorCode.CORRUPT_IMAGE, "the picture's file is built like no real picture; save it anew."
             ) from None
         except _BROKEN:
-            raise RequestError(ErrorCode.CORRUPT_IMAGE, "the picture is damaged or truncated; send it again.") from None
+            raise DocumentError(
+                ErrorCode.CORRUPT_IMAGE, "the picture is damaged or truncated; send it again."
+            ) from None
 
     def _tensor(self, image: ImageFile.ImageFile) -> torch.Tensor:
         height, width = self._size
@@ -138,7 +140,7 @@ class Decoder:
 
     def _check_size(self, image: Image.Image) -> None:
         if max(image.size) > self._limits.max_image_side:
-            raise RequestError(
+            raise DocumentError(
                 ErrorCode.TOO_MANY_PIXELS,
                 f"the picture is over {self._limits.max_image_side} pixels wide or high (max_image_side); "
                 "send a smaller one.",
@@ -146,8 +148,8 @@ class Decoder:
         if image.width * image.height > self._limits.max_image_pixels:
             raise self._too_many_pixels()
 
-    def _too_many_pixels(self) -> RequestError:
-        return RequestError(
+    def _too_many_pixels(self) -> DocumentError:
+        return DocumentError(
             ErrorCode.TOO_MANY_PIXELS,
             f"the picture has more than {self._limits.max_image_pixels} pixels (max_image_pixels); send a smaller one.",
         )

@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode, shutting_down
 from executor.pictures.addresses import AddressPolicy
 from executor.pictures.fetch_slots import FetchSlots, Permit
 from executor.pictures.inflating import Inflater
@@ -75,7 +75,7 @@ class Fetcher:
             reference: the URL as the client wrote it.
 
         Raises:
-            RequestError: `INVALID_URL`, `UNSUPPORTED_SCHEME`, `ADDRESS_NOT_ALLOWED`, `TOO_MANY_REDIRECTS`,
+            DocumentError: `INVALID_URL`, `UNSUPPORTED_SCHEME`, `ADDRESS_NOT_ALLOWED`, `TOO_MANY_REDIRECTS`,
                 `IMAGE_NOT_FOUND`, `IMAGE_TOO_LARGE`, `FETCH_TIMED_OUT`, `FETCH_FAILED` or `FETCH_REFUSED`; `OVERLOADED`
                 once it is closed. At the latest after `fetch_timeout_s`.
         """
@@ -99,19 +99,19 @@ class Fetcher:
         try:
             return await asyncio.wait_for(self._follow(_parse(reference), body), self._limits.fetch_timeout_s)
         except asyncio.TimeoutError:
-            raise RequestError(
+            raise DocumentError(
                 ErrorCode.FETCH_TIMED_OUT,
                 f"the picture was not there within {self._limits.fetch_timeout_s:g} s (fetch_timeout_s); "
                 "try again later.",
             ) from None
         except aiohttp.InvalidURL:
-            raise RequestError(ErrorCode.INVALID_URL, "the image URL is not valid; correct it.") from None
+            raise DocumentError(ErrorCode.INVALID_URL, "the image URL is not valid; correct it.") from None
         except (aiohttp.ClientError, OSError):
-            raise RequestError(
+            raise DocumentError(
                 ErrorCode.FETCH_FAILED, "the server of the image URL cannot be reached or breaks off; try again later."
             ) from None
         except zlib.error:
-            raise RequestError(
+            raise DocumentError(
                 ErrorCode.FETCH_FAILED, "the server of the image URL sends damaged compression; try again later."
             ) from None
 
@@ -122,7 +122,7 @@ class Fetcher:
                 if reply.status not in _REDIRECTS:
                     return await self._read(reply, body)
                 url = _redirected(url, reply.headers.get("Location"))
-        raise RequestError(
+        raise DocumentError(
             ErrorCode.TOO_MANY_REDIRECTS,
             f"the image URL redirects more than {self._limits.max_redirects} times (max_redirects); "
             "send the address at the end.",
@@ -151,10 +151,10 @@ class Fetcher:
         aiohttp bounds how long a connection is idle, and not how many are. A session either keeps all or none.
 
         Raises:
-            RequestError: after `close`.
+            DocumentError: after `close`.
         """
         if self._end.is_set():
-            raise RequestError(ErrorCode.OVERLOADED, "the service is stopping; try again later.")
+            raise shutting_down()
         if self._sessions is None:
             self._sessions = self._new_session(keep=True), self._new_session(keep=False)
             self._keeper = asyncio.create_task(_keep_open(*self._sessions, self._end))
@@ -213,7 +213,7 @@ def _parse(reference: str) -> URL:
             raise ValueError("ambiguous")
         return rebuilt
     except _MALFORMED:
-        raise RequestError(ErrorCode.INVALID_URL, "the image URL is not valid; correct it.") from None
+        raise DocumentError(ErrorCode.INVALID_URL, "the image URL is not valid; correct it.") from None
 
 
 def _redirected(url: URL, location: str | None) -> URL:
@@ -222,7 +222,7 @@ def _redirected(url: URL, location: str | None) -> URL:
             raise ValueError("there is none")
         return _parse(str(url.join(URL(location, encoded=True))))
     except _MALFORMED:
-        raise RequestError(
+        raise DocumentError(
             ErrorCode.FETCH_REFUSED, "the image URL redirects to nowhere; send another address."
         ) from None
 
@@ -231,7 +231,7 @@ def _check_status(status: int) -> None:
     if status == 200:
         return
     if status in (404, 410):
-        raise RequestError(ErrorCode.IMAGE_NOT_FOUND, f"the image URL answers {status}; check it.")
+        raise DocumentError(ErrorCode.IMAGE_NOT_FOUND, f"the image URL answers {status}; check it.")
     if status >= 500 or status in _TEMPORARY:
-        raise RequestError(ErrorCode.FETCH_FAILED, f"the image URL answers {status}; try again later.")
-    raise RequestError(ErrorCode.FETCH_REFUSED, f"the image URL answers {status} and no picture; check it.")
+        raise DocumentError(ErrorCode.FETCH_FAILED, f"the image URL answers {status}; try again later.")
+    raise DocumentError(ErrorCode.FETCH_REFUSED, f"the image URL answers {status} and no picture; check it.")

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode
 
 _PIECE_BYTES = 256 * 1024
 """Inflated at a time: about a millisecond of the event loop."""
@@ -22,13 +22,13 @@ class Inflater:
         encoding: the reply's Content-Encoding; `identity` or an empty one where it has none.
 
     Raises:
-        RequestError: `FETCH_REFUSED`, where it is neither gzip nor deflate.
+        DocumentError: `FETCH_REFUSED`, where it is neither gzip nor deflate.
     """
 
     def __init__(self, encoding: str) -> None:
         encoding = encoding.strip().lower()
         if encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
-            raise RequestError(
+            raise DocumentError(
                 ErrorCode.FETCH_REFUSED, "the server of the image URL sends a Content-Encoding that was not asked for."
             )
         self._compressed = encoding not in ("", "identity")

@@ -6,7 +6,7 @@ costs the time and memory that they bound.
 
 from dataclasses import dataclass
 
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode
 
 PILLOW_MAX_PIXELS = 178_956_970
 """Beyond it, some of Pillow's decoders refuse by themselves (twice its `Image.MAX_IMAGE_PIXELS`)."""
@@ -44,9 +44,9 @@ class ImageLimits:
     fast_jpeg_decode: bool = False
     user_agent: str = "blip2-executor"
 
-    def too_many_bytes(self) -> RequestError:
+    def too_many_bytes(self) -> DocumentError:
         """Makes the error `IMAGE_TOO_LARGE` of a picture of more than `max_image_bytes`."""
-        return RequestError(
+        return DocumentError(
             ErrorCode.IMAGE_TOO_LARGE,
             f"the picture has over {self.max_image_bytes} bytes (max_image_bytes); send a smaller one.",
         )

@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager, contextmanager
 import torch
 
 from executor import cores
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode, shutting_down
 from executor.pictures import data_uris
 from executor.pictures.addresses import AddressPolicy
 from executor.pictures.decoding import Decoder
@@ -93,7 +93,7 @@ class ImageLoader:
             uint8 tensor of shape (3, height, width) on the CPU.
 
         Raises:
-            RequestError: `NO_IMAGE`, `UNSUPPORTED_SCHEME`, `INVALID_URL` or `IMAGE_TOO_LARGE`; those of
+            DocumentError: `NO_IMAGE`, `UNSUPPORTED_SCHEME`, `INVALID_URL` or `IMAGE_TOO_LARGE`; those of
                 `Fetcher.fetched`, `LocalFiles.read`, `data_uris.decode` and `Decoder`; `OVERLOADED` once it is closed.
         """
         if data is not None:
@@ -101,7 +101,7 @@ class ImageLoader:
             with self._counted(Source.BYTES):
                 return await self._in_thread(lambda: self._decode(encoded))
         if reference is None or not reference.strip():
-            raise RequestError(
+            raise DocumentError(
                 ErrorCode.NO_IMAGE, "the document has no picture; set 'img' to a URL or data: URI, or set 'img_bytes'."
             )
         text = reference.strip()
@@ -115,7 +115,7 @@ class ImageLoader:
         if self._files and is_local(text):
             with self._counted(Source.FILE):
                 return await self._in_thread(lambda: self._decode(self._files.read(text, self._limits.max_image_bytes)))
-        raise RequestError(
+        raise DocumentError(
             ErrorCode.UNSUPPORTED_SCHEME,
             "'img' must be an http(s):// URL or a data: URI; or send the bytes in 'img_bytes'.",
         )
@@ -149,7 +149,7 @@ class ImageLoader:
 
     async def _load_url(self, url: str) -> torch.Tensor:
         if len(url) > _LONGEST_URL:
-            raise RequestError(
+            raise DocumentError(
                 ErrorCode.INVALID_URL, f"the image URL has over {_LONGEST_URL} characters; send a shorter one."
             )
         async with self._fetcher.fetched(url) as data:
@@ -163,7 +163,7 @@ class ImageLoader:
 
     async def _in_thread(self, work: Callable[[], torch.Tensor]) -> torch.Tensor:
         if self._closed:
-            raise RequestError(ErrorCode.OVERLOADED, "the service is stopping; try again later.")
+            raise shutting_down()
         context = contextvars.copy_context()
         return await asyncio.get_running_loop().run_in_executor(self._pool, context.run, work)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -41,7 +41,7 @@ class LocalFiles:
             max_bytes: most bytes of a file that is not too large.
 
         Raises:
-            RequestError: `FILE_NOT_ALLOWED` for everything outside of the directories, whether it exists or not, and
+            DocumentError: `FILE_NOT_ALLOWED` for everything outside of the directories, whether it exists or not, and
                 for what is not a regular file; `IMAGE_NOT_FOUND` where one of them has no such file.
         """
         try:
@@ -50,10 +50,10 @@ class LocalFiles:
                 if path.is_relative_to(root):
                     return _read_below(root, path.relative_to(root).parts, max_bytes)
         except FileNotFoundError:
-            raise RequestError(ErrorCode.IMAGE_NOT_FOUND, "there is no such file; check the path.") from None
+            raise DocumentError(ErrorCode.IMAGE_NOT_FOUND, "there is no such file; check the path.") from None
         except (OSError, ValueError):
             pass  # no permission, a link or a directory by now, or no path at all: answered as below
-        raise RequestError(
+        raise DocumentError(
             ErrorCode.FILE_NOT_ALLOWED,
             "this is not a file below allowed_local_dirs; send the picture in 'img_bytes' or use a URL.",
         )

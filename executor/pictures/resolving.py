@@ -39,7 +39,7 @@ class CheckedResolver(AbstractResolver):
             family: not looked at: addresses of both families are found.
 
         Raises:
-            RequestError: `ADDRESS_NOT_ALLOWED`, where any address is not allowed.
+            DocumentError: `ADDRESS_NOT_ALLOWED`, where any address is not allowed.
             OSError: the name has no address.
         """
         results: list[ResolveResult] = []

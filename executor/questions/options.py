@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode
 from executor.validation import describe_to_client
 
 MOST_NEW_TOKENS = 256
@@ -73,7 +73,7 @@ class GenerationOptions(BaseModel):
         """Returns these options with `overrides` on top, the last one winning.
 
         Raises:
-            RequestError: `INVALID_OPTIONS` for an unknown name, a wrong type or a value out of range.
+            DocumentError: `INVALID_OPTIONS` for an unknown name, a wrong type or a value out of range.
         """
         values = self.model_dump()
         for override in overrides:
@@ -83,7 +83,7 @@ class GenerationOptions(BaseModel):
         except ValidationError as error:
             options = ", ".join(GenerationOptions.model_fields)
             message = f"{describe_to_client(error)}. The options are: preset, {options}."
-            raise RequestError(ErrorCode.INVALID_OPTIONS, message) from None
+            raise DocumentError(ErrorCode.INVALID_OPTIONS, message) from None
 
     def canonical(self) -> "GenerationOptions":
         """Returns equal options for those that generate the same: what has no effect here is at its default.

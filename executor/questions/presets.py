@@ -8,7 +8,7 @@ were chosen.
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode
 from executor.questions.options import GenerationOptions
 from executor.questions.templates import VQA_TEMPLATE
 
@@ -33,7 +33,7 @@ class Generation(NamedTuple):
             choices: options by name, and `preset`, which replaces all that comes before it.
 
         Raises:
-            RequestError: `INVALID_OPTIONS` for an unknown name, a wrong type or a value out of range.
+            DocumentError: `INVALID_OPTIONS` for an unknown name, a wrong type or a value out of range.
         """
         if not any(choices):
             return self
@@ -62,4 +62,4 @@ def _named(name: Any) -> Generation:
     for known, generation in PRESETS.items():
         if name == known:
             return generation
-    raise RequestError(ErrorCode.INVALID_OPTIONS, f"'preset' must be one of: {', '.join(get_args(PresetName))}.")
+    raise DocumentError(ErrorCode.INVALID_OPTIONS, f"'preset' must be one of: {', '.join(get_args(PresetName))}.")

@@ -3,7 +3,7 @@
 Knows templates. It must not know tokens, pictures or the wire.
 """
 
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode
 
 VQA_TEMPLATE = "Question: {} Answer:"
 """The template of BLIP-2's model card and of the original article, for T5 and OPT checkpoints alike."""
@@ -22,10 +22,10 @@ def render(prompt: str | None, template: str = VQA_TEMPLATE) -> str:
         The text for the model.
 
     Raises:
-        RequestError: `EMPTY_PROMPT` where there is nothing but white space.
+        DocumentError: `EMPTY_PROMPT` where there is nothing but white space.
     """
     if prompt is None or not prompt.strip():
-        raise RequestError(
+        raise DocumentError(
             ErrorCode.EMPTY_PROMPT,
             "the document has no text in 'prompt'; ask a question, or send 'a photo of' for a caption.",
         )

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode
 
 _LONGEST_HINT_S = 60
 _WEIGHT = 0.1
@@ -42,7 +42,7 @@ class Admission:
         """Sums the bytes of the requests in the service."""
         return self._bytes
 
-    def overload(self) -> RequestError | None:
+    def overload(self) -> DocumentError | None:
         """Returns what a document that comes now would be told, `OVERLOADED`; None where there is room for it."""
         if self._documents < self._max_documents:
             return None
@@ -56,7 +56,7 @@ class Admission:
             size: in bytes.
 
         Raises:
-            RequestError: `OVERLOADED`.
+            DocumentError: `OVERLOADED`.
         """
         if self._bytes and self._bytes + size > self._max_bytes:
             raise self._overloaded(f"{self._max_bytes // 1_000_000} MB of requests are in the service (max_queue_mb)")
@@ -71,7 +71,7 @@ class Admission:
         """Holds the place of a document.
 
         Raises:
-            RequestError: `OVERLOADED`.
+            DocumentError: `OVERLOADED`.
         """
         if (overload := self.overload()) is not None:
             raise overload
@@ -83,7 +83,7 @@ class Admission:
             self._documents -= 1
             self._stay_s += _WEIGHT * (time.monotonic() - since - self._stay_s)
 
-    def _overloaded(self, what: str) -> RequestError:
+    def _overloaded(self, what: str) -> DocumentError:
         # Whoever comes back after as long as a document stays finds a queue that has moved on by all that is in it.
         wait_s = min(max(1, math.ceil(self._stay_s)), _LONGEST_HINT_S)
-        return RequestError(ErrorCode.OVERLOADED, f"{what}; try again in {wait_s} s.")
+        return DocumentError(ErrorCode.OVERLOADED, f"{what}; try again in {wait_s} s.")

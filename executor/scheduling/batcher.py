@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode, shutting_down
 
 Item = TypeVar("Item")
 Collated = TypeVar("Collated")
@@ -84,7 +84,7 @@ class Batcher(Generic[Item, Collated, Result]):
         self._numbers = itertools.count()
         self._busy = False
         self._ahead: tuple[list[_Waiting[Item, Result]], Future[Collated]] | None = None
-        self._ended: tuple[ErrorCode, str] | None = None
+        self._ended: Callable[[], DocumentError] | None = None
         self._host = ThreadPoolExecutor(1, thread_name_prefix="collate")
         self._thread = threading.Thread(target=self._loop, name="batcher", daemon=True)
         self._thread.start()
@@ -110,11 +110,11 @@ class Batcher(Generic[Item, Collated, Result]):
         """Puts an item into the queue. A future that is cancelled before its batch starts leaves at once, never run.
 
         Raises:
-            RequestError: `OVERLOADED` where the queue is closed, `DEVICE_LOST` where the device is.
+            DocumentError: `OVERLOADED` where the queue is closed, `DEVICE_LOST` where the device is.
         """
         with self._changed:
             if self._ended is not None:
-                raise RequestError(*self._ended)
+                raise self._ended()
             waiting: _Waiting[Item, Result] = _Waiting(item, key, next(self._numbers), time.monotonic())
             self._groups.setdefault(key, {})[waiting.number] = waiting
             self._waiting += 1
@@ -127,7 +127,7 @@ class Batcher(Generic[Item, Collated, Result]):
         """Finishes the batch that runs and refuses what waits. Blocks until the threads have ended."""
         with self._changed:
             if self._ended is None:
-                self._ended = (ErrorCode.OVERLOADED, "the service is shutting down; try again elsewhere.")
+                self._ended = shutting_down
             self._changed.notify()
         self._thread.join()
         self._host.shutdown()
@@ -148,13 +148,13 @@ class Batcher(Generic[Item, Collated, Result]):
             lost = error
         with self._changed:
             if lost is not None:
-                self._ended = (ErrorCode.DEVICE_LOST, "the device failed and the service ends; try again elsewhere.")
+                self._ended = _device_lost
             assert self._ended is not None
             ahead = self._ahead[0] if self._ahead is not None else []
             waiting = [waiting for group in self._groups.values() for waiting in group.values()]
         for left in (*batch, *ahead, *waiting):
             if left.future.running() or (not left.future.done() and left.future.set_running_or_notify_cancel()):
-                left.future.set_exception(RequestError(*self._ended))
+                left.future.set_exception(self._ended())
         if lost is not None:
             self._on_device_lost(lost)
 
@@ -228,7 +228,7 @@ class Batcher(Generic[Item, Collated, Result]):
         error = self._attempt(batch, collated)
         if error is None:
             return
-        if isinstance(error, RequestError) and error.code is ErrorCode.DEVICE_LOST:
+        if isinstance(error, DocumentError) and error.code is ErrorCode.DEVICE_LOST:
             raise error
         self._recover(error)
         if len(batch) == 1:
@@ -250,3 +250,7 @@ class Batcher(Generic[Item, Collated, Result]):
         for waiting, result in done:
             waiting.future.set_result(result)
         return None
+
+
+def _device_lost() -> DocumentError:
+    return DocumentError(ErrorCode.DEVICE_LOST, "the device failed and the service ends; try again elsewhere.")

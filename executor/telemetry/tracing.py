@@ -25,7 +25,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode
 from executor.telemetry.observer import SILENT, BatchReport, Observer
 from executor.version import __version__
 
@@ -186,7 +186,7 @@ def _around_a_call(span: Span, status: Callable[[], int | None]) -> Iterator[Non
 
 
 def _code(error: BaseException) -> str:
-    if isinstance(error, RequestError):
+    if isinstance(error, DocumentError):
         return error.code.value
     return _CANCELLED if isinstance(error, asyncio.CancelledError) else ErrorCode.INTERNAL.value
 

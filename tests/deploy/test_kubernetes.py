@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from demo.service import ROOT
-from executor.errors import RequestError
+from executor.errors import DocumentError
 from executor.pictures.addresses import AddressPolicy
 from executor.settings import ENV_PREFIX, Settings
 
@@ -346,7 +346,7 @@ def test_egress_is_closed_wherever_the_service_itself_would_not_fetch(merged):
         return any(parsed in network and not any(parsed in closed for closed in but) for network, but in networks)
 
     for address in ADDRESSES:
-        with pytest.raises(RequestError):
+        with pytest.raises(DocumentError):
             AddressPolicy().check_address("pictures.example", 443, address)
         assert not is_open(address), address
     for address in ("8.8.8.8", "172.32.0.1", "11.0.0.1", "2606:4700::1111", "2a00:1450::1"):

@@ -1,4 +1,4 @@
-"""What is fuzzed, and what must never happen: an exception other than a `RequestError` with a code of theirs."""
+"""What is fuzzed, and what must never happen: an exception other than a `DocumentError` with a code of theirs."""
 
 import asyncio
 import functools
@@ -7,7 +7,7 @@ import warnings
 import torch
 from PIL import Image
 
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode
 from executor.pictures.decoding import Decoder
 from executor.pictures.limits import ImageLimits
 from executor.pictures.loader import ImageLoader
@@ -50,7 +50,7 @@ def decode(data: bytes) -> str:
             pixels = decoder(data)
             assert pixels.dtype is torch.uint8
             ends.append("ok")
-        except RequestError as error:
+        except DocumentError as error:
             if error.code not in DECODING:
                 raise
             ends.append(error.code.value)
@@ -70,7 +70,7 @@ def load(reference: str, local_dir: str) -> str:
         try:
             await loader.load(reference)
             return "ok"
-        except RequestError as error:
+        except DocumentError as error:
             if error.code not in REFERENCES or local_dir in str(error):
                 raise
             return error.code.value

@@ -93,8 +93,10 @@ def test_health_is_told_by_the_check_of_the_container(service):
         ({"model": "tests"}, [], "model 'tests' is a directory without config.json"),
         ({"num_beams": "99"}, [], "setting 'num_beams' (from BLIP2_NUM_BEAMS) is '99'"),
         ({}, ["--config", "nowhere.yml"], "there is no configuration file nowhere.yml"),
+        # As Kubernetes sets it beside a Service named blip2-health.
+        ({"health_port": "tcp://10.0.0.1:80"}, [], "setting 'health_port' (from BLIP2_HEALTH_PORT) is 'tcp://"),
     ],
-    ids=["device", "dtype", "model", "no checkpoint", "setting", "config"],
+    ids=["device", "dtype", "model", "no checkpoint", "setting", "config", "health port"],
 )
 def test_a_mistake_at_start_ends_with_one_clear_line(settings, arguments, message):
     assert_one_clear_line(start_and_fail(*arguments, **settings), message)

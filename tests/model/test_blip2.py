@@ -12,7 +12,7 @@ from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
 from demo.service import CHECKPOINT
 from executor.checkpoints import loading
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode
 from executor.model.blip2 import Blip2Model, use_threads
 from executor.model.vision import normalised_levels
 from executor.questions.options import GenerationOptions
@@ -106,7 +106,7 @@ def test_special_tokens_in_a_prompt_are_plain_text(model):
 
 @pytest.mark.parametrize("prompt", ["cats " * 100, "x" * 1_000_000])
 def test_a_prompt_over_the_limit_is_refused(model, prompt):
-    with pytest.raises(RequestError, match="max_prompt_tokens") as refused:
+    with pytest.raises(DocumentError, match="max_prompt_tokens") as refused:
         model.tokenize(prompt)
     assert refused.value.code is ErrorCode.PROMPT_TOO_LONG
 

@@ -8,7 +8,7 @@ import torch
 
 from demo.service import CHECKPOINT, ROOT
 from executor.checkpoints import loading as checkpoint
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode
 from executor.model.blip2 import Blip2Model
 from executor.model.engine import Engine, Question, batch_key
 from executor.model.stopwatch import Stopwatch
@@ -121,7 +121,7 @@ def test_out_of_memory_is_an_error_of_its_own_and_frees_what_is_kept(model, monk
     encoded = count_encoded(model, monkeypatch)
     with monkeypatch.context() as failing:
         fail_with(error, failing)
-        with pytest.raises(RequestError) as failed:
+        with pytest.raises(DocumentError) as failed:
             engine.run(batch)
     assert failed.value.code is ErrorCode.OUT_OF_MEMORY
     assert failed.value.__context__ is None  # nothing holds the failed attempt's tensors
@@ -138,7 +138,7 @@ def test_only_a_lack_of_memory_frees_what_is_kept(model, monkeypatch):
     encoded = count_encoded(model, monkeypatch)
     engine.run(batch)
     engine.recover(ValueError("a defect"))
-    engine.recover(RequestError(ErrorCode.MODEL_FAILED, "not finite"))
+    engine.recover(DocumentError(ErrorCode.MODEL_FAILED, "not finite"))
     engine.run(batch)
     assert encoded == [1]
 
@@ -168,7 +168,7 @@ def test_a_cuda_device_is_lost_when_it_cannot_even_synchronise(tiny_t5, monkeypa
     monkeypatch.setattr(Blip2Model, "encode_images", lambda self, pixels: torch.zeros(len(pixels), 4, 16))
     model.device = torch.device("cuda")
     if sticky:
-        with pytest.raises(RequestError) as failed:
+        with pytest.raises(DocumentError) as failed:
             engine.run(batch)
         assert failed.value.code is ErrorCode.DEVICE_LOST
         assert failed.value.__cause__ is cause

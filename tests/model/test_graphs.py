@@ -19,7 +19,7 @@ from transformers import Blip2Config, Blip2ForConditionalGeneration
 
 from demo.service import CHECKPOINT
 from executor.checkpoints import loading
-from executor.errors import RequestError
+from executor.errors import DocumentError
 from executor.model import warmup
 from executor.model.blip2 import Blip2Model
 from executor.model.shapes import Shape, Shapes
@@ -108,7 +108,7 @@ def test_what_is_not_a_number_in_one_batch_does_not_reach_the_next(captured, tin
     places = [0, 1, 2]
     prompts = model.pad([model.tokenize(PROMPTS[place]) for place in places])
     features = model.encode_images(PICTURES[places])
-    with pytest.raises(RequestError, match="MODEL_FAILED"):
+    with pytest.raises(DocumentError, match="MODEL_FAILED"):
         model.generate(torch.full_like(features, torch.nan), prompts, GenerationOptions(min_new_tokens=20))
     assert ask(model, places, GenerationOptions()) == ask(load(tiny_t5), places, GenerationOptions())
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode
 from executor.pictures.addresses import AddressPolicy, AllowedHost, is_public
 
 INTERNAL_4 = (
@@ -60,7 +60,7 @@ PUBLIC = ("8.8.8.8", "93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946", "64:
 def code(url: str, *allowed: str) -> ErrorCode | None:
     try:
         AddressPolicy(allowed).check_url(URL(url))
-    except RequestError as error:
+    except DocumentError as error:
         return error.code
     return None
 
@@ -68,7 +68,7 @@ def code(url: str, *allowed: str) -> ErrorCode | None:
 def resolved(name: str, port: int, address: str, *allowed: str) -> bool:
     try:
         AddressPolicy(allowed).check_address(name, port, address)
-    except RequestError as error:
+    except DocumentError as error:
         return error.code is not ErrorCode.ADDRESS_NOT_ALLOWED
     return True
 
@@ -165,7 +165,7 @@ def test_no_spelling_of_an_address_gets_through(url):
         parsed = URL(url)
     except ValueError:
         return  # refused even earlier
-    with pytest.raises(RequestError) as refused:
+    with pytest.raises(DocumentError) as refused:
         AddressPolicy().check_url(parsed)
     assert refused.value.code in (ErrorCode.ADDRESS_NOT_ALLOWED, ErrorCode.INVALID_URL)
 

@@ -8,7 +8,7 @@ import zlib
 import pytest
 from PIL import Image
 
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode
 from executor.pictures.bombs import MAX_READS, MAX_TIFF_VALUES, BombError, BoundedFile, check_tiff
 from executor.pictures.decoding import Decoder
 from executor.pictures.limits import ImageLimits
@@ -24,7 +24,7 @@ def code(data: bytes) -> ErrorCode | None:
     assert len(data) <= LIMITS.max_image_bytes
     try:
         Decoder((224, 224), Image.Resampling.BICUBIC, LIMITS)(data)
-    except RequestError as error:
+    except DocumentError as error:
         return error.code
     return None
 

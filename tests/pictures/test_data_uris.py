@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode
 from executor.pictures import data_uris
 
 LIMIT = 300_000
@@ -47,7 +47,7 @@ def test_what_browsers_forgive_is_forgiven(uri):
     "uri", ["data:", "data:image/png;base64", "data:;base64,@@@@", "data:;base64,a", "data:;base64,ä"]
 )
 def test_malformed_uris_are_refused(uri):
-    with pytest.raises(RequestError) as refused:
+    with pytest.raises(DocumentError) as refused:
         data_uris.decode(uri, LIMIT)
     assert refused.value.code is ErrorCode.NOT_AN_IMAGE
 
@@ -62,6 +62,6 @@ def test_decoding_stops_a_little_over_the_limit():
 def test_any_text_is_bytes_or_a_refusal(text):
     try:
         assert isinstance(data_uris.decode("data:" + text, 100), bytes)
-    except RequestError as error:
+    except DocumentError as error:
         if error.code is not ErrorCode.NOT_AN_IMAGE:
             raise

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageFile, ImageOps
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode
 from executor.model.vision import normalised_levels
 from executor.pictures.decoding import FORMATS, Decoder, picture_format
 from executor.pictures.limits import PILLOW_MAX_PIXELS, ImageLimits
@@ -36,8 +36,8 @@ def as_the_processor(picture: Image.Image) -> torch.Tensor:
     return PROCESSOR(images=picture, return_tensors="pt").pixel_values[0]
 
 
-def error_of(data: bytes, **limits: Any) -> RequestError:
-    with pytest.raises(RequestError) as refused:
+def error_of(data: bytes, **limits: Any) -> DocumentError:
+    with pytest.raises(DocumentError) as refused:
         decoder(**limits)(data)
     return refused.value
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trustme
 
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode
 from executor.pictures.addresses import AddressPolicy
 from executor.pictures.fetching import Fetcher
 from executor.pictures.limits import ImageLimits
@@ -48,8 +48,8 @@ async def fetch(client: Fetcher, url: str) -> bytes:
         return body
 
 
-async def error_of(client: Fetcher, url: str) -> RequestError:
-    with pytest.raises(RequestError) as refused:
+async def error_of(client: Fetcher, url: str) -> DocumentError:
+    with pytest.raises(DocumentError) as refused:
         await fetch(client, url)
     return refused.value
 
@@ -69,7 +69,7 @@ def answered(answer: Answer | bytes, **limits: Any) -> bytes | ErrorCode:
         async with serving(answer) as server:
             try:
                 return await fetch(client, f"{server.url}/cat.png")
-            except RequestError as error:
+            except DocumentError as error:
                 return error.code if "127.0.0.1" not in str(error) else ErrorCode.INTERNAL
             finally:
                 client.close()

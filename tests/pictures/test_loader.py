@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode
 from executor.pictures.loader import ImageLimits, ImageLoader
 from tests.support.corpus import draw, encode, png_of
 from tests.support.hostile import Request, Server, coroutine_name, response, serving, until
@@ -41,7 +41,7 @@ def outcome(reference: str | None, data: bytes | None = None, **limits: Any) -> 
     async def test(images: ImageLoader) -> torch.Tensor | ErrorCode:
         try:
             return await images.load(reference, data)
-        except RequestError as error:
+        except DocumentError as error:
             return error.code
 
     return loading(test, **limits)
@@ -127,7 +127,7 @@ def test_bytes_are_limited_in_every_form(tmp_path):
                 ("data:," + urllib.parse.quote_from_bytes(PNG), None),
                 (str(tmp_path / "cat"), None),
             ):
-                with pytest.raises(RequestError, match=r"IMAGE_TOO_LARGE: .*max_image_bytes"):
+                with pytest.raises(DocumentError, match=r"IMAGE_TOO_LARGE: .*max_image_bytes"):
                     await images.load(reference, data)
 
     loading(test, max_image_bytes=len(PNG) - 1, allowed_local_dirs=(str(tmp_path),))
@@ -210,7 +210,7 @@ def test_bytes_and_a_reference_of_the_same_text_are_two_pictures():
         uri = "data:;base64," + base64.b64encode(PNG).decode()
         async with images.request() as request:
             assert isinstance(await request.load(uri), torch.Tensor)
-            with pytest.raises(RequestError, match="NOT_AN_IMAGE"):
+            with pytest.raises(DocumentError, match="NOT_AN_IMAGE"):
                 await request.load(None, uri.encode())
 
     loading(test)
@@ -271,7 +271,7 @@ def test_after_close_every_form_is_refused_as_overloaded():
     async def test(images: ImageLoader) -> None:
         images.close()
         for reference, data in ((None, PNG), ("http://127.0.0.1:1/", None), ("data:,x", None)):
-            with pytest.raises(RequestError, match="OVERLOADED"):
+            with pytest.raises(DocumentError, match="OVERLOADED"):
                 await images.load(reference, data)
 
     loading(test)

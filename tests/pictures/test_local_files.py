@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode
 from executor.pictures.local_files import LocalFiles
 
 
@@ -26,7 +26,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def code(files: LocalFiles, reference: str) -> ErrorCode:
-    with pytest.raises(RequestError) as refused:
+    with pytest.raises(DocumentError) as refused:
         files.read(reference, 1000)
     assert os.sep not in str(refused.value)
     return refused.value.code

@@ -1,6 +1,6 @@
 import pytest
 
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode
 from executor.questions.options import OPTION_NAMES, GenerationOptions
 from executor.schemas import ImagePrompt
 
@@ -38,13 +38,13 @@ def test_whole_floats_are_integers_as_protobuf_makes_them():
     ],
 )
 def test_what_is_out_of_range_or_unknown_is_refused(override):
-    with pytest.raises(RequestError) as refused:
+    with pytest.raises(DocumentError) as refused:
         GenerationOptions().merged(override)
     assert refused.value.code is ErrorCode.INVALID_OPTIONS
 
 
 def test_an_error_names_the_option_and_never_the_clients_value():
-    with pytest.raises(RequestError, match="'num_beams'") as refused:
+    with pytest.raises(DocumentError, match="'num_beams'") as refused:
         GenerationOptions().merged({"num_beams": "s3cret"})
     assert "s3cret" not in str(refused.value)
 

@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode
 from executor.questions.options import GenerationOptions
 from executor.questions.presets import PRESETS, Generation
 from executor.settings import Settings
@@ -72,6 +72,6 @@ def test_a_document_can_sample_without_saying_so_twice():
 
 @pytest.mark.parametrize("name", ["papers", "", None, 5.0, ["paper"], {"paper": 1}])
 def test_an_unknown_preset_is_refused_with_the_known_ones(name):
-    with pytest.raises(RequestError, match="'preset' must be one of: article, paper, caption") as refused:
+    with pytest.raises(DocumentError, match="'preset' must be one of: article, paper, caption") as refused:
         ARTICLE.merged({"preset": name})
     assert refused.value.code is ErrorCode.INVALID_OPTIONS

@@ -1,6 +1,6 @@
 import pytest
 
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode
 from executor.questions.templates import VQA_TEMPLATE, render
 
 
@@ -34,6 +34,6 @@ def test_braces_of_a_question_are_not_a_template():
 
 @pytest.mark.parametrize("prompt", [None, "", "  \n\t "])
 def test_empty_prompt_is_refused(prompt):
-    with pytest.raises(RequestError) as refused:
+    with pytest.raises(DocumentError) as refused:
         render(prompt)
     assert refused.value.code is ErrorCode.EMPTY_PROMPT

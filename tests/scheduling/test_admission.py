@@ -2,7 +2,7 @@
 
 import pytest
 
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode
 from executor.scheduling.admission import Admission
 
 
@@ -11,7 +11,7 @@ def test_documents_beyond_the_limit_are_refused_until_one_has_left():
     first = admission.document()
     first.__enter__()
     with admission.document():
-        with pytest.raises(RequestError) as refused, admission.document():
+        with pytest.raises(DocumentError) as refused, admission.document():
             pass
         assert refused.value.code is ErrorCode.OVERLOADED
         assert str(refused.value) == ("OVERLOADED: 2 documents are in the service (max_queue); try again in 1 s.")
@@ -32,7 +32,7 @@ def test_a_place_is_free_again_after_an_error():
 def test_bytes_beyond_the_limit_are_refused_but_a_request_alone_never_is():
     admission = Admission(max_documents=9, max_bytes=2_000_000)
     with admission.request(5_000_000):
-        refused = pytest.raises(RequestError, match=r"OVERLOADED: 2 MB of requests .* \(max_queue_mb\)")
+        refused = pytest.raises(DocumentError, match=r"OVERLOADED: 2 MB of requests .* \(max_queue_mb\)")
         with refused, admission.request(1):
             pass
     with admission.request(1_500_000), admission.request(500_000):
@@ -47,10 +47,10 @@ def test_the_hint_grows_with_the_time_that_documents_stay(monkeypatch):
     for _ in range(100):
         with admission.document():
             now[0] += 4.2
-    with admission.document(), pytest.raises(RequestError, match=r"try again in 5 s\.$"), admission.document():
+    with admission.document(), pytest.raises(DocumentError, match=r"try again in 5 s\.$"), admission.document():
         pass
     for _ in range(100):
         with admission.document():
             now[0] += 4000
-    with admission.document(), pytest.raises(RequestError, match=r"try again in 60 s\.$"), admission.document():
+    with admission.document(), pytest.raises(DocumentError, match=r"try again in 60 s\.$"), admission.document():
         pass

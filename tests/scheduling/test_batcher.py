@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode
 from executor.scheduling.batcher import Batcher
 
 TIMEOUT_S = 30
@@ -38,7 +38,7 @@ class Device:
         self.entered.release()
         assert self.proceed.acquire(timeout=TIMEOUT_S)
         if LOSES_DEVICE in items:
-            raise RequestError(ErrorCode.DEVICE_LOST, "gone")
+            raise DocumentError(ErrorCode.DEVICE_LOST, "gone")
         if any(item < 0 for item in items):
             raise ValueError("negative")
         return [2 * item for item in items]
@@ -74,7 +74,7 @@ def occupy(device: Device, batcher: Batcher[int, list[int], int]) -> None:
 def is_closing(batcher: Batcher[int, list[int], int]) -> bool:
     try:
         batcher.submit(3).cancel()
-    except RequestError as error:
+    except DocumentError as error:
         return "shutting down" in str(error)
     return False
 
@@ -214,7 +214,7 @@ def test_too_few_results_are_an_error_and_not_a_dead_thread():
     batcher.close()
 
 
-@pytest.mark.parametrize("fatal", [RequestError(ErrorCode.DEVICE_LOST, "gone"), SystemExit("a defect")])
+@pytest.mark.parametrize("fatal", [DocumentError(ErrorCode.DEVICE_LOST, "gone"), SystemExit("a defect")])
 def test_a_lost_device_fails_what_runs_what_is_collated_and_what_waits(device, fatal):
     def run(items: list[int]) -> list[int]:
         device.run(items)
@@ -236,9 +236,9 @@ def test_a_lost_device_fails_what_runs_what_is_collated_and_what_waits(device, f
     assert ended.wait(TIMEOUT_S)
     assert told == [(fatal, True)]
     for future in futures:
-        with pytest.raises(RequestError, match="DEVICE_LOST"):
+        with pytest.raises(DocumentError, match="DEVICE_LOST"):
             future.result(TIMEOUT_S)
-    with pytest.raises(RequestError, match="DEVICE_LOST"):
+    with pytest.raises(DocumentError, match="DEVICE_LOST"):
         batcher.submit(7)
     assert device.batches == [[0]]
     batcher.close()
@@ -250,7 +250,7 @@ def test_a_device_lost_while_halves_are_tried_fails_the_other_half_too(device, b
     futures = [batcher.submit(item) for item in (1, 2, LOSES_DEVICE, 4)]
     device.let(100)
     for future in futures:
-        with pytest.raises(RequestError, match="DEVICE_LOST"):
+        with pytest.raises(DocumentError, match="DEVICE_LOST"):
             future.result(TIMEOUT_S)
     assert device.batches == [[0], [1, 2, LOSES_DEVICE, 4]]
 
@@ -297,9 +297,9 @@ def test_closing_finishes_what_runs_and_refuses_what_waits(device):
     device.let(1)
     closing.join(TIMEOUT_S)
     assert running.result(TIMEOUT_S) == 2
-    with pytest.raises(RequestError, match="OVERLOADED"):
+    with pytest.raises(DocumentError, match="OVERLOADED"):
         waiting.result(TIMEOUT_S)
-    with pytest.raises(RequestError, match="OVERLOADED"):
+    with pytest.raises(DocumentError, match="OVERLOADED"):
         batcher.submit(3)
     assert device.batches == [[1]]
 

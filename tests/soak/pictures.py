@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from executor.errors import RequestError
+from executor.errors import DocumentError
 from executor.pictures.loader import ImageLimits, ImageLoader
 from tests.support.corpus import draw, encode, jpeg_with, png_of, tiff_of
 from tests.support.hostile import Request, coroutine_name, raw, redirect, respond, response, serving
@@ -127,7 +127,7 @@ async def soak(failures: int, report: Callable[[int, Left], None], every: int) -
                 try:
                     await loading
                     ends["ok"] += 1
-                except RequestError as error:
+                except DocumentError as error:
                     ends[error.code.value] += 1
                 except asyncio.CancelledError:
                     ends["cancelled"] += 1

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode, format_span_id, format_trace_id
 
 from executor import ErrorCode
-from executor.errors import RequestError
+from executor.errors import DocumentError
 from executor.telemetry import tracing
 from executor.telemetry.observer import SILENT, BatchReport, Observer, Observers, StageTimes
 from executor.telemetry.tracing import Tracing
@@ -185,7 +185,7 @@ def test_errors_are_codes_and_never_a_text(observer, exporter):
     with observer.call(METHOD, traceparent(), "an-id", lambda: 0):
         with observer.document(0, 2):
             observer.document_ended(ErrorCode.NOT_AN_IMAGE, 0.1)
-        fail(observer.fetching(), RequestError(ErrorCode.FETCH_FAILED, "marked"))
+        fail(observer.fetching(), DocumentError(ErrorCode.FETCH_FAILED, "marked"))
         fail(observer.decoding(), ValueError("marked"))
         fail(observer.request("an-id/1"), asyncio.CancelledError("marked"))
     codes = {span.name: span.attributes.get("blip2.code") for span in exporter.get_finished_spans()}

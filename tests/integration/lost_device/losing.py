@@ -3,7 +3,7 @@
 from typing import Any
 
 from executor import Blip2Executor
-from executor.errors import ErrorCode, RequestError
+from executor.errors import DocumentError, ErrorCode
 from executor.model.engine import CollatedBatch
 from executor.service import AnswerEngine
 
@@ -19,7 +19,7 @@ class _LosingEngine:
 
     def run(self, batch: CollatedBatch) -> Any:
         if batch.options.max_new_tokens == FATAL_LENGTH:
-            raise RequestError(ErrorCode.DEVICE_LOST, "as the test wants it")
+            raise DocumentError(ErrorCode.DEVICE_LOST, "as the test wants it")
         return self._engine.run(batch)
 
 
