@@ -3,19 +3,18 @@
 Knows gRPC's interceptors; what an id is, `telemetry.request_ids` knows.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
-from functools import lru_cache
 from typing import Any
 
 import grpc
 
-from executor.server.handlers import MOST_WRAPPED, as_stream, is_health_check, responses
+from executor.server.handlers import CallInterceptor, as_stream, responses
 from executor.telemetry import request_ids
 from executor.telemetry.observer import SILENT, Observer
 
 
-class NameCalls(grpc.aio.ServerInterceptor):
+class NameCalls(CallInterceptor):
     """Gives every call but health checks its id, and tells of it. The first interceptor, so that refusals have one.
 
     The call's metadata `x-request-id` bring the client's name for it, and its trailing metadata bring it back.
@@ -25,18 +24,12 @@ class NameCalls(grpc.aio.ServerInterceptor):
     """
 
     def __init__(self, observer: Observer = SILENT) -> None:
+        super().__init__()
         self._observer = observer
-        self._wrapped = lru_cache(MOST_WRAPPED)(self._named)
 
-    async def intercept_service(
-        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
-    ) -> Any:
-        handler = await continuation(details)
-        if handler is None or is_health_check(details.method):
-            return handler
-        return self._wrapped(details.method, handler)
+    def wrap(self, method: str, handler: Any) -> Any:
+        """Returns a handler that gives its calls an id."""
 
-    def _named(self, method: str, handler: Any) -> Any:
         async def named(messages: AsyncIterator[Any], context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
             metadata = tuple(context.invocation_metadata() or ())
             call_id = request_ids.chosen(metadata)

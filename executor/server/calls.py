@@ -7,15 +7,14 @@ gateways send. Knows nothing of what is called.
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
-from functools import lru_cache
 from typing import Any
 
 import grpc
 
 from executor.errors import ErrorCode
-from executor.server.handlers import LONGEST_WAIT_S, MOST_WRAPPED, aborting, as_stream, is_health_check, responses
+from executor.server.handlers import LONGEST_WAIT_S, CallInterceptor, aborting, as_stream, responses
 from executor.telemetry.observer import SILENT, Observer, Refusal
 
 _ONE_REQUEST = "/jina.JinaSingleDataRequestRPC/process_single_data"
@@ -49,7 +48,7 @@ class Allowance:
         return True
 
 
-class Calls(grpc.aio.ServerInterceptor):
+class Calls(CallInterceptor):
     """Counts the calls in progress, all but health checks, and refuses those beyond a limit with RESOURCE_EXHAUSTED.
 
     Calls that bring one request are refused too, before it is received, where what they bring would be refused anyway
@@ -64,12 +63,12 @@ class Calls(grpc.aio.ServerInterceptor):
     def __init__(
         self, most: int, overload: Callable[[], str | None] = lambda: None, observer: Observer = SILENT
     ) -> None:
+        super().__init__()
         self._most = most
         self._overload = overload
         self._detailed_refusals = Allowance(_DETAILED_REFUSALS_PER_S)
         self._in_progress = 0
         self._is_draining = False
-        self._wrapped = lru_cache(MOST_WRAPPED)(self._counted)
         self._none_left = asyncio.Event()
         self._last_refused_s = -math.inf
         self._too_many = aborting(
@@ -99,12 +98,8 @@ class Calls(grpc.aio.ServerInterceptor):
         """Tells whether new calls are refused. To be read on any thread."""
         return self._is_draining
 
-    async def intercept_service(
-        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
-    ) -> Any:
-        handler = await continuation(details)
-        if handler is None or is_health_check(details.method):
-            return handler
+    def choose(self, details: grpc.HandlerCallDetails, handler: Any) -> Any:
+        """Returns a handler that counts the call, or one that refuses it."""
         if self._is_draining:
             self._last_refused_s = time.monotonic()
             return self._shutting_down
@@ -112,7 +107,7 @@ class Calls(grpc.aio.ServerInterceptor):
             return self._too_many
         if self._is_of_a_flood(details):
             return self._flood
-        return self._wrapped(handler)
+        return super().choose(details, handler)
 
     async def drain(self, timeout_s: float) -> int:
         """Refuses new calls with UNAVAILABLE and waits for the end of the others. Returns how many have not ended."""
@@ -141,7 +136,9 @@ class Calls(grpc.aio.ServerInterceptor):
             and not self._detailed_refusals.take()
         )
 
-    def _counted(self, handler: Any) -> Any:
+    def wrap(self, method: str, handler: Any) -> Any:
+        """Returns a handler that counts its calls."""
+
         async def counted(requests: AsyncIterator[Any], context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
             if self._is_draining:  # it has begun since this call was let in
                 await self._shutting_down.stream_stream(requests, context)

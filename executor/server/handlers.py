@@ -8,13 +8,15 @@ Knows gRPC; knows neither Jina nor what is called.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, suppress
+from functools import lru_cache
 from typing import Any
 
 import grpc
 
-MOST_WRAPPED = 64
+_MOST_WRAPPED = 64
 """Handlers that an interceptor keeps a wrapper for, so that not every call makes one: each method has one, and each
 reason to refuse."""
 LONGEST_WAIT_S = 1.0
@@ -34,6 +36,29 @@ def is_health_check(method: str) -> bool:
     A probe that fails under load would have the service restarted for being busy.
     """
     return method.startswith(_HEALTH)
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor, ABC):
+    """Puts something around the handlers of all calls but health checks."""
+
+    def __init__(self) -> None:
+        self.wrapped = lru_cache(_MOST_WRAPPED)(self.wrap)
+
+    async def intercept_service(
+        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
+    ) -> Any:
+        handler = await continuation(details)
+        if handler is None or is_health_check(details.method):
+            return handler
+        return self.choose(details, handler)
+
+    def choose(self, details: grpc.HandlerCallDetails, handler: Any) -> Any:
+        """Returns the handler of one call: the wrapped one, or another."""
+        return self.wrapped(details.method, handler)
+
+    @abstractmethod
+    def wrap(self, method: str, handler: Any) -> Any:
+        """Returns a handler around `handler`; called once for each method and handler."""
 
 
 async def responses(

@@ -1,20 +1,19 @@
 """What arrives on Jina's gRPC methods: read at once, and refused in few words where it cannot be read."""
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
-from functools import lru_cache
 from typing import Any
 
 import grpc
 
-from executor.server.handlers import MOST_WRAPPED, NoMessageError, as_stream, is_health_check, responses
+from executor.server.handlers import CallInterceptor, NoMessageError, as_stream, responses
 from executor.telemetry.observer import SILENT, Observer, Refusal
 
 _log = logging.getLogger(__name__)
 
 
-class RefuseUnreadable(grpc.aio.ServerInterceptor):
+class RefuseUnreadable(CallInterceptor):
     """Reads every request before Jina gets it, and refuses in few words what cannot be read.
 
     Jina reads requests late, and gRPC tells clients of an exception its class and its text. The innermost interceptor:
@@ -25,18 +24,12 @@ class RefuseUnreadable(grpc.aio.ServerInterceptor):
     """
 
     def __init__(self, observer: Observer = SILENT) -> None:
+        super().__init__()
         self._observer = observer
-        self._wrapped = lru_cache(MOST_WRAPPED)(self._reading)
 
-    async def intercept_service(
-        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
-    ) -> Any:
-        handler = await continuation(details)
-        if handler is None or is_health_check(details.method):
-            return handler
-        return self._wrapped(handler)
+    def wrap(self, method: str, handler: Any) -> Any:
+        """Returns a handler that reads its messages before it calls `handler`."""
 
-    def _reading(self, handler: Any) -> Any:
         async def answer(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
             try:
                 async with aclosing(responses(handler, _readable(handler, messages), context)) as answers:
