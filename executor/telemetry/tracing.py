@@ -227,5 +227,8 @@ class _NowAndThen(logging.Filter):
         if now_s - self._last_s < _SILENCE_S:
             return False
         self._last_s = now_s
-        record.msg, record.args = " ".join(record.getMessage().split())[:_LONGEST_LINE], ()
+        # Its traceback is gRPC's, of a channel that was closed at the end while the last spans were on their way.
+        cause = f": {record.exc_info[1]}" if record.exc_info else ""
+        record.msg, record.args = " ".join((record.getMessage() + cause).split())[:_LONGEST_LINE], ()
+        record.exc_info = record.exc_text = None
         return True

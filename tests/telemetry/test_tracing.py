@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -252,6 +253,18 @@ def test_of_a_collector_that_is_down_the_log_speaks_now_and_then(monkeypatch):
     assert [speaks(record) for _ in range(3)] == [True, False, False]
     now[0] += 61
     assert [speaks(record) for _ in range(2)] == [True, False]
+
+
+def test_a_failure_to_send_is_one_line_without_a_traceback():
+    try:
+        raise ValueError("Cannot invoke RPC on closed channel!")
+    except ValueError:
+        said = logging.LogRecord(
+            "sdk", logging.ERROR, __file__, 1, "Exception while exporting Span.", (), sys.exc_info()
+        )
+    assert tracing._NowAndThen().filter(said)
+    formatted = logging.Formatter().format(said)
+    assert formatted == "Exception while exporting Span.: Cannot invoke RPC on closed channel!"
 
 
 def test_of_what_a_collector_answers_the_log_gets_a_short_line():
