@@ -62,22 +62,41 @@ class Answer:
 
 
 class AnswerEngine(Protocol):
-    """Answers questions in batches. `executor.model.engine.Engine` does; tests have others."""
+    """Answers questions in batches. `executor.model.engine.Engine` does, and says more; tests have others."""
 
     @property
-    def image_size(self) -> tuple[int, int]: ...
+    def image_size(self) -> tuple[int, int]:
+        """Returns (height, width) in pixels of the pictures in questions."""
+
     @property
-    def resample(self) -> int: ...
+    def resample(self) -> int:
+        """Returns Pillow's filter with which pictures are resized."""
+
     @property
-    def cache_hits(self) -> int: ...
+    def cache_hits(self) -> int:
+        """Counts the questions whose picture had not to be encoded."""
+
     @property
-    def cache_misses(self) -> int: ...
-    def tokenize(self, prompt: str) -> list[int]: ...
-    def collate(self, questions: Sequence[Question]) -> Any: ...
-    def run(self, batch: Any) -> Sequence[str]: ...
-    def recover(self, error: Exception) -> None: ...
-    def describe(self) -> Mapping[str, str]: ...
-    def device_memory(self) -> tuple[Callable[[], int], Callable[[], int]] | None: ...
+    def cache_misses(self) -> int:
+        """Counts the pictures encoded."""
+
+    def tokenize(self, prompt: str) -> list[int]:
+        """Returns the token ids of a prompt, or raises a DocumentError."""
+
+    def collate(self, questions: Sequence[Question]) -> Any:
+        """Makes a batch of questions, for `run` alone to look into."""
+
+    def run(self, batch: Any) -> Sequence[str]:
+        """Returns an answer for each question of a batch. Always on the same thread."""
+
+    def recover(self, error: Exception) -> None:
+        """Does what can be done after a batch has failed, on the thread of `run`."""
+
+    def describe(self) -> Mapping[str, str]:
+        """Says what answers, as labels of a metric."""
+
+    def device_memory(self) -> tuple[Callable[[], int], Callable[[], int]] | None:
+        """Returns what tells the bytes in use on the device, and all that there are; None where nobody knows."""
 
 
 class Service:
