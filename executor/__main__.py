@@ -117,7 +117,8 @@ def _serve(options: argparse.Namespace) -> int:
 def _import_jina() -> None:
     """It makes a directory for its cache."""
     try:
-        import executor.jina_adapter  # noqa: F401
+        with signals.keeping_handlers():
+            import executor.jina_adapter  # noqa: F401
     except OSError as error:
         raise StartupError(f"{error.filename} cannot be made ({error.strerror}); set HOME to a writable one") from None
 
@@ -129,9 +130,10 @@ def _uses(options: argparse.Namespace) -> str | dict[str, Any]:
     configured = _read(options.config)
     if not isinstance(configured, dict):
         raise StartupError(f"{options.config} cannot be read: it is no mapping of keys to values")
+    for section in ("with", "metas", "requests", "dynamic_batching"):
+        if not isinstance(configured.get(section) or {}, dict):
+            raise StartupError(f"{options.config} cannot be read: its `{section}:` is no mapping of names to values")
     settings = configured.get("with") or {}
-    if not isinstance(settings, dict):
-        raise StartupError(f"{options.config} cannot be read: its `with:` is no mapping of settings to values")
     if _unresolved(settings, "log_format") == "json":  # so that what ends the start is told in JSON too
         from executor.telemetry import logs
 
@@ -139,9 +141,15 @@ def _uses(options: argparse.Namespace) -> str | dict[str, Any]:
     for name in ("health_port", "metrics_port"):
         if str(_unresolved(settings, name)) == str(options.port):
             raise StartupError(f"{name} {options.port} is the port of gRPC; choose another")
-    if configured.get("jtype") != "Blip2Executor":
+    modules = configured.get("py_modules") or []
+    is_ours = all(Path(module).parts[-2:] == ("executor", "__init__.py") for module in _as_list(modules))
+    if configured.get("jtype") != "Blip2Executor" or not is_ours:
         return str(options.config)
     return {key: value for key, value in configured.items() if key != "py_modules"}
+
+
+def _as_list(names: Any) -> list[str]:
+    return [names] if isinstance(names, str) else [str(name) for name in names]
 
 
 def _pod(uses: str | dict[str, Any], host: str, port: int) -> argparse.Namespace:

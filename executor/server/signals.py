@@ -1,16 +1,13 @@
 """Who handles SIGTERM and SIGINT, in each phase of each kind of process.
 
-| process | phase | SIGTERM | SIGINT | by |
-|---|---|---|---|---|
-| `python -m executor` | libraries are imported | ends at once, 128 + number | the same | `end_at_once` |
-| | the port is held, the model is loaded | ends at once, 0 | the same | `end_at_once` |
-| | it serves | drains, then 0 | the same | `drain_on_signals` |
-| | it drains | ends at once, 128 + number | the same | `end_at_once` |
-| `python -m executor prepare` | always | cleans up, 128 + number | the same | `exit_on_signals` |
-| worker or gateway of a Deployment or Flow | the model is loaded | ends at once | ignored | `end_while_loading` |
-| | it serves | drains | ignored | `drain_on_sigterm` |
-| keeper of such a process | always | ends that process | ignored | `wake_on_sigterm` |
-| program that opens a Deployment or Flow | always | its own | its own | Python |
+| process | phase | SIGTERM | SIGINT | by | |---|---|---|---|---| | `python -m executor` | libraries are imported | ends
+at once, 128 + number | the same | `end_at_once`, `keeping_handlers` | | | the port is held, the model is loaded | ends
+at once, 0 | the same | `end_at_once` | | | it serves | drains, then 0 | the same | `drain_on_signals` | | | it drains |
+ends at once, 128 + number | the same | `end_at_once` | | `python -m executor prepare` | always | cleans up, 128 +
+number | the same | `exit_on_signals` | | worker or gateway of a Deployment or Flow | the model is loaded | ends at once
+| ignored | `end_while_loading` | | | it serves | drains | ignored | `drain_on_sigterm` | | keeper of such a process |
+always | ends that process | ignored | `wake_on_sigterm` | | program that opens a Deployment or Flow | always | its own
+| its own | Python |
 
 The program's Ctrl-C reaches all processes of its terminal at once. Workers, gateways and keepers ignore it: the program
 closes them in the order in which they can finish their work.
@@ -23,7 +20,8 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
@@ -43,6 +41,17 @@ def end_at_once(status: Callable[[int], int] = lambda number: 128 + number) -> N
 
     for number in ENDING:
         signal.signal(number, end)
+
+
+@contextmanager
+def keeping_handlers() -> Iterator[None]:
+    """Keeps what is imported within from setting handlers: importing Jina sets Python's own for SIGINT."""
+    set_handler = signal.signal
+    signal.signal = lambda number, handler: signal.getsignal(number)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        signal.signal = set_handler
 
 
 def drain_on_signals(loop: asyncio.AbstractEventLoop, drain: Callable[[], None]) -> None:

@@ -20,6 +20,7 @@ from jina.proto import jina_pb2_grpc
 from demo.service import ROOT, SERVE, Service
 from executor import ImagePrompt, Response
 from tests.integration.inprocess import TIMEOUT_S, HeldService, as_request, hold_service, numbered
+from tests.support.logged import unwrapped
 from tests.support.raw_calls import STREAM, UNARY, outcome
 from tests.support.starting import start_and_fail
 
@@ -217,7 +218,7 @@ def test_no_token_is_in_the_most_talkative_log_or_in_any_reply(tmp_path, monkeyp
             for token in (TOKEN, ROTATED, NEW + "-wrong"):
                 for message in (b"", b"\xff garbage", as_request(DocList[ImagePrompt]([prompt])).buffer or b"x"):
                     replies.append(outcome(channel, method, message, metadata=bearer(token)))
-    told = "".join((log.read_text() + json.dumps([details for _, details in replies])).split())  # the log is wrapped
+    told = unwrapped(log.read_text() + json.dumps([details for _, details in replies])).replace(" ", "")
     assert "recvaprocess_datarequest" in told  # it is the most talkative
     assert "theformertokensstayvalid" in told
     assert not re.search(f"{TOKEN}|{ROTATED}|{NEW}|short-secret", told)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from demo.service import CHECKPOINT, Program, as_environment, free_port
 from tests.support.certificates import Authority
+from tests.support.logged import unwrapped
 
 TOKEN = "configured-token-1234"
 PROGRAM = """
@@ -31,7 +32,7 @@ def deploy(folder: Path, gateway: str, **settings: object) -> tuple[int, str]:
     """Exit status, and what the program and its processes printed, on one line: the log is wrapped."""
     command = [sys.executable, "-c", PROGRAM, str(free_port()), gateway, TOKEN]
     with Program(command, folder / "log", **as_environment(**{"model": CHECKPOINT, **settings})) as program:
-        return program.process.wait(120), " ".join(program.told().split())
+        return program.process.wait(120), unwrapped(program.told())
 
 
 def test_a_deployment_without_a_gateway_takes_tokens(tmp_path):

@@ -20,6 +20,7 @@ from executor import ImagePrompt, Response
 from executor.cores import available
 from tests.integration.lost_device.losing import FATAL_LENGTH
 from tests.integration.topologies.running import TIMEOUT_S, Ends, Running, children
+from tests.support.logged import unwrapped
 from tests.support.scraping import Scrape
 from tests.support.threads import signal_other_thread
 
@@ -187,7 +188,7 @@ def test_a_worker_whose_device_is_lost_tells_its_clients_and_is_started_again(tw
         assert lost.error.startswith("DEVICE_LOST: ")
         assert found.answer == "two"
         assert running.server(EXECUTOR) != worker
-        assert "ended with status 1" in " ".join(running.told().split())
+        assert "ended with status 1" in unwrapped(running.told())
 
 
 def test_a_worker_that_still_loads_ends_at_once():
@@ -216,7 +217,7 @@ def test_each_replica_gets_a_device_its_share_of_the_cores_and_a_port_for_its_me
     with Running("devices", device="cpu", metrics_port=first) as running:
         for port in (first, first + 1):
             assert Scrape(port).value("blip2_calls_in_progress") == 0
-        said = re.findall(r"one of 2 on this host: (\S+) (\S+) (\S+)", " ".join(running.told().split()))
+        said = re.findall(r"one of 2 on this host: (\S+) (\S+) (\S+)", unwrapped(running.told()))
     assert sorted(said) == [
         (f"cores={share}", f"torch_threads={share}", f"CUDA_VISIBLE_DEVICES={device}") for device in (0, 1)
     ]

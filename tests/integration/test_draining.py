@@ -9,6 +9,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from demo.service import free_port
 from tests.integration.inprocess import TIMEOUT_S, HeldService, hold_service, numbered
 from tests.integration.test_load import answers, call
+from tests.support.logged import unwrapped
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -79,7 +80,7 @@ def test_what_is_not_finished_in_time_is_cut_and_the_service_ends(settings, monk
         held.engine.let(1)
         ended.result(TIMEOUT_S)
     logged = capfd.readouterr()
-    assert "1 calls have no answer after 0.05 s and are cut" in " ".join((logged.out + logged.err).split())
+    assert "1 calls have no answer after 0.05 s and are cut" in unwrapped(logged.out + logged.err)
 
 
 def test_health_is_also_served_alone_on_a_port_of_its_own(settings, monkeypatch, picture):

@@ -168,8 +168,11 @@ def test_a_port_that_is_grpcs_is_said_before_the_model_is_loaded(name):
 
 @pytest.mark.parametrize(
     "text",
-    ["jtype: [", "", "jtype: NoSuchExecutor", "some text", "- a list", "jtype: Blip2Executor\nwith: some text"],
-    ids=["broken", "empty", "unknown jtype", "text", "list", "with"],
+    [
+        *("jtype: [", "", "jtype: NoSuchExecutor", "some text", "- a list", "jtype: Blip2Executor\nwith: some text"),
+        *(f"jtype: Blip2Executor\n{section}: 3" for section in ("metas", "requests", "dynamic_batching")),
+    ],
+    ids=["broken", "empty", "unknown jtype", "text", "list", "with", "metas", "requests", "dynamic_batching"],
 )
 def test_a_configuration_that_cannot_be_read_is_said(tmp_path, text):
     config = tmp_path / "config.yml"
@@ -177,3 +180,23 @@ def test_a_configuration_that_cannot_be_read_is_said(tmp_path, text):
     finished = start_and_fail("--config", str(config))
     assert f"blip2: cannot start: {config} cannot be read" in finished.stderr
     assert "Traceback" not in finished.stderr
+
+
+def test_a_class_of_the_operators_own_is_served_though_it_has_the_same_name(tmp_path):
+    (tmp_path / "mine.py").write_text("""
+import executor
+from executor.errors import StartupError
+
+class Blip2Executor(executor.Blip2Executor):
+    def __init__(self, **settings):
+        raise StartupError("this one is mine")
+""")
+    config = tmp_path / "config.yml"
+    config.write_text(f"jtype: Blip2Executor\npy_modules: [{tmp_path / 'mine.py'}]\n")
+    assert_one_clear_line(start_and_fail("--config", str(config)), "this one is mine")
+
+
+def test_a_config_yml_that_names_the_package_by_its_path_is_served_as_ours(tmp_path):
+    config = tmp_path / "config.yml"
+    config.write_text(f"jtype: Blip2Executor\npy_modules: {ROOT / 'executor' / '__init__.py'}\nwith: {{dtype: int8}}\n")
+    assert_one_clear_line(start_and_fail("--config", str(config)), "setting 'dtype' is 'int8'")
